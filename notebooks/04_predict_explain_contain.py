@@ -23,9 +23,9 @@
 # nothing, results over many worlds are read from tables that come with the package, next to the
 # command that made them.
 #
-# The model is the **model organism** `organism:ungated`: three layers, trained in a planted world;
-# its answers have no content. For a model of your own change the lines marked `← yours`. On two
-# cores this takes three to four minutes, nearly all of it training.
+# The model is the **model organism** `organism`: five layers, trained in a planted world; its
+# answers have no content. For a model of your own change the lines marked `← yours`. On two cores
+# this takes some ten minutes, nearly all of it training.
 
 # %%
 import sys
@@ -63,7 +63,7 @@ quiet = runs.Progress(quiet=True)
 # what a first step left out on development model organisms.
 
 # %%
-organism = str(sp.unlearning.organism.shipped("ungated"))
+organism = str(sp.unlearning.organism.shipped())
 plan = study.organism_plan(organism, sp.DOMAINS, seeds=(0,), control=False)  # ← yours: a StudyPlan
 context = study.study_context(plan, Path(folder.name) / "matrix", quiet)
 baseline = study.establish(context)
@@ -130,8 +130,8 @@ pd.Series(
 ).round(2)
 
 # %% [markdown]
-# **Was the forecast right?** The forecast next to what came, for this one target (of a model
-# organism on which predictors were developed; fresh ones are next):
+# **Was the forecast right?** The forecast next to what came, for this one target (twelve fresh
+# model organisms are next):
 
 # %%
 came = pd.Series(matrix.matrix(run)[matrix.domains(run).index(TARGET)], matrix.domains(run))

@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
-SECONDS = 300
+SECONDS = 1200
 
 
 def notebook_of(twin: Path) -> nbformat.NotebookNode:

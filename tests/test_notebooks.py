@@ -54,7 +54,6 @@ FEWER = {
         ("draws=40, place_draws=20", "draws=20, place_draws=19"),
         ("(32,), (0.1,)", "(8,), (0.1,)"),
         ("count=2", "count=1"),
-        ('shipped("ungated")', "shipped()"),  # whose world the fewer prompts are of
     ],
 }
 

@@ -59,7 +59,7 @@ def watched(
 
 def _computed() -> float:
     """Processor's seconds of this process and of those it started that have ended."""
-    return sum(os.times()[:4])
+    return time.process_time() + sum(os.times()[2:4])
 
 
 def _kept(folder: Path) -> dict[str, Any]:
