@@ -199,10 +199,11 @@ name = sp.analyses.figures.domain_label(most)
 explain.causes_figure(shares, cause.stitching, cause.weights, cause.states, layer, name)
 
 # %% [markdown]
-# "Not decided" is an answer too: here no mean moved, rotated or shrank enough to carry the loss.
-# Most of it is what single prompts do around their class's mean, so a story of one direction that
-# rotated would be wrong. The lower left is clearer about *where*: of all weights put back, those of
-# the later MLPs restore most, and more than random edits as large.
+# A mixed cause is an answer too. What later layers make of unchanged states (routing) carries the
+# largest share, a shift of harmful and benign states alike (offset) the next one, and rotation less
+# than a tenth; so a story of one direction that rotated would be wrong. The lower left says
+# *where*: no single module that is put back restores more than about a quarter of the loss, and
+# those of the first layer restore most.
 
 # %% [markdown]
 # ## Keeping it narrow
