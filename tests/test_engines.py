@@ -20,7 +20,6 @@ from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
 from analyses.study.engine import contained_arms
 from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
-from analyses.study.making import Made
 from analyses.study.ray_workers import _gpus, _require_shared_folder
 from analyses.study.workers import ENGINES
 from interp.errors import InputError, MachineError, SpilloverError
@@ -253,16 +252,15 @@ def test_sweeps_go_on_together_and_each_ends_by_itself(
     context: Any = SimpleNamespace(run=RunFolder(tmp_path), progress=Progress(quiet=True))
     turns: list[list[str]] = []
 
-    def make(chosen: Sequence[ArmPlan]) -> list[Made]:
+    def make(chosen: Sequence[ArmPlan]) -> None:
         turns.append([arm.name for arm in chosen])
         for name in turns[-1]:
             write_json(context.run.arm(name) / "config.json", {})
-        return [Made(arm, True) for arm in chosen]
 
     monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
     made = contained_arms(context, arms, make)
     assert turns == [["safety .03", "bias .03", "alone"], ["safety .1", "bias .1"], ["bias .3"]]
-    assert [one.arm.name for one in made] == [name for turn in turns for name in turn]
+    assert [arm.name for arm in made] == [name for turn in turns for name in turn]
     config = {name: read_json(context.run.arm(name) / "config.json", ()) for name in outcomes}
     assert {name for name, held in config.items() if held.get("selected")} == {
         "safety .1", "alone",

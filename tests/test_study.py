@@ -278,6 +278,20 @@ def test_a_killed_study_makes_only_what_is_missing(
         pd.testing.assert_frame_equal(*map(pd.read_parquet, rotation))
 
 
+@pytest.mark.usefixtures("without_report")
+def test_arms_that_another_process_made_get_the_control_arms_null(
+    finished: Finished, tmp_path: Path
+) -> None:
+    """A worker, or a session that was killed before the end, leaves the null of sampling noise."""
+    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
+    rotation = folder / "arms" / PLAIN / "rotation.parquet"
+    shutil.copy(rotation.with_name("rotation_alone.parquet"), rotation)
+    wanted = pd.read_parquet(finished.folder / "arms" / PLAIN / "rotation.parquet")
+    assert not pd.read_parquet(rotation).equals(wanted)
+    run_study(finished.plan, folder, Said())
+    pd.testing.assert_frame_equal(pd.read_parquet(rotation), wanted)
+
+
 def test_an_unfinished_run_has_the_rotations_of_its_finished_arms(finished: Finished) -> None:
     """With the null of sampling noise; the control arm can only widen it."""
     arm = finished.folder / "arms" / PLAIN

@@ -32,7 +32,7 @@ from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
 from analyses.study.deflected import require_arms, say_low_base, with_enough_deflections
 from analyses.study.gate import write_gate
-from analyses.study.making import Made, compare_states, make_arm, require_replaceable
+from analyses.study.making import compare_states, make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import arms_in_workers
 from interp.store import read_table
@@ -102,33 +102,42 @@ def make_arms(context: Context, baseline: Baseline, workers: WorkerOptions = ALO
     folder, arms = context.run.folder, context.plan.arms
     with arms_in_workers(context.plan, folder, context.progress, workers=workers) as together:
 
-        def make(chosen: Sequence[ArmPlan]) -> list[Made]:
+        def make(chosen: Sequence[ArmPlan]) -> None:
             together(chosen)
-            return [make_arm(context, baseline, arm) for arm in chosen]
+            for arm in chosen:
+                make_arm(context, baseline, arm)
 
-        made = make([arm for arm in arms if not arm.control and not arm.retain])
-        steps = max((steps_of(context, done) for done in made), default=1)
-        for arm in arms:
-            if arm.control and arm.training:
-                training = replace(arm.training, max_steps=steps)
-                made.append(make_arm(context, baseline, replace(arm, training=training)))
-        made += contained_arms(context, [arm for arm in arms if arm.retain and arm.training], make)
-    compare_states(context, made)
+        plain = [arm for arm in arms if not arm.control and not arm.retain]
+        make(plain)
+        steps = max((steps_of(context, arm) for arm in plain), default=1)
+        controls = [
+            replace(arm, training=replace(arm.training, max_steps=steps))
+            for arm in arms
+            if arm.control and arm.training
+        ]
+        for arm in controls:
+            make_arm(context, baseline, arm)
+        contained = [arm for arm in arms if arm.retain and arm.training]
+        made = contained_arms(context, contained, make)
+    compare_states(context, [*plain, *controls, *made])
 
 
 def contained_arms(
-    context: Context, arms: Sequence[ArmPlan], make: Callable[[Sequence[ArmPlan]], list[Made]]
-) -> list[Made]:
+    context: Context, arms: Sequence[ArmPlan], make: Callable[[Sequence[ArmPlan]], None]
+) -> list[ArmPlan]:
     """Make contained arms: at a time the next weight of each sweep, and all arms that have none.
 
     A sweep over weights ends with the first weight that contains the leakage, or with which the
     target no longer complies: with a larger weight the target would comply even less.
+
+    Returns:
+        The arms that were made, in this order.
     """
 
     def sweep_of(arm: ArmPlan) -> tuple[str | None, int]:
         return arm.concept, arm.settings.seed
 
-    made: list[Made] = []
+    made: list[ArmPlan] = []
     best: dict[tuple[str | None, int], tuple[float, str]] = {}
     waiting = list(arms)
     while waiting:
@@ -138,7 +147,8 @@ def contained_arms(
             if not arm.sweep or sweep_of(arm) not in map(sweep_of, waiting[:place])
         ]
         waiting = [arm for arm in waiting if arm not in turn]
-        made += make(turn)
+        make(turn)
+        made += turn
         for arm in turn:
             recovery, answers = containment(context, arm)
             chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
@@ -158,9 +168,9 @@ def contained_arms(
     return made
 
 
-def steps_of(context: Context, made: Made) -> int:
+def steps_of(context: Context, arm: ArmPlan) -> int:
     """The number of steps to the saved weights."""
-    path = context.run.arm(made.arm.name) / "scores.parquet"
+    path = context.run.arm(arm.name) / "scores.parquet"
     return matched_step(read_table(path, ("step", "class")))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +55,7 @@ ALONE = "rotation_alone.parquet"  # without control arms, which may be made late
 ANSWERS = "completions.parquet"
 
 
-@dataclass(frozen=True)
-class Made:
-    """A finished arm, and whether this call made it."""
-
-    arm: ArmPlan
-    fresh: bool
-
-
-def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
+def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
     """Train (or load) ``arm`` and score it, unless it was finished with the same inputs."""
     run, name = context.run, arm.name
     with run.locked(name):
@@ -72,7 +63,7 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
         inputs = inputs_of(context, baseline, arm, after)
         if run.is_done(name, inputs):
             context.progress.say(f"{name}: already done")
-            return Made(arm, False)
+            return
         # A control arm has as many steps as the others, which may be more in a larger study.
         folder = run.begin(name, inputs, set_aside=arm.control)
         write_json(folder / "config.json", arm.describe(context.plan.stop_at))
@@ -91,7 +82,6 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> Made:
             check_weights(context, arm, lm, folder)
         discard_all(folder / "training")
         run.finish(name, inputs)
-    return Made(arm, True)
 
 
 def check_weights(context: Context, arm: ArmPlan, lm: LanguageModel, folder: Path) -> None:
@@ -142,19 +132,20 @@ def save_merged(arm: Path, options: dict[str, Any]) -> Path:
     return arm / "merged"
 
 
-def compare_states(context: Context, made: Sequence[Made]) -> None:
-    """Give each arm's ``rotation.parquet`` the null band of the control arms."""
-    folders = {m.arm.name: context.run.arm(m.arm.name) for m in made}
-    if not any(m.fresh or not (folders[m.arm.name] / ROTATION).is_file() for m in made):
-        return
-    for m in made:
-        if not (folders[m.arm.name] / ALONE).is_file():  # an earlier version made the arm
-            _write_rotations(context, _states(context, load_made(context, m.arm), m.arm), m.arm)
+def compare_states(context: Context, arms: Sequence[ArmPlan]) -> None:
+    """Give each arm's ``rotation.parquet`` the null band of the control arms.
+
+    Whoever made the arms, and whenever: another process, or an earlier session.
+    """
+    folders = {arm.name: context.run.arm(arm.name) for arm in arms}
+    for arm in arms:
+        if not (folders[arm.name] / ALONE).is_file():  # an earlier version made the arm
+            _write_rotations(context, _states(context, load_made(context, arm), arm), arm)
     alone = {name: pd.read_parquet(folder / ALONE) for name, folder in folders.items()}
-    null = [alone[m.arm.name] for m in made if m.arm.control]
-    for m in made:
-        table = against_control_arms(alone[m.arm.name], [] if m.arm.control else null)
-        write_table(folders[m.arm.name] / ROTATION, table)
+    null = [alone[arm.name] for arm in arms if arm.control]
+    for arm in arms:
+        table = against_control_arms(alone[arm.name], [] if arm.control else null)
+        write_table(folders[arm.name] / ROTATION, table)
 
 
 def _states(context: Context, lm: LanguageModel, arm: ArmPlan) -> Activations | None:
