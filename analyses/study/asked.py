@@ -160,7 +160,7 @@ def run_plan(
         )
     if not leads():
         return _take_part(plan, out, dry_run)
-    more = [f"workers: {workers.workers} arms at a time: less time than this, and memory for each of them"]
+    more = [f"workers: {workers.workers} arms at a time: less time, and the memory of each of them"]
     more *= workers.workers > 1
     context = check(plan, out, dry_run, more, timing=timing)
     if isinstance(context, DryRun):
