@@ -145,7 +145,9 @@ def compare_states(context: Context, arms: Sequence[ArmPlan]) -> None:
     null = [alone[arm.name] for arm in arms if arm.control]
     for arm in arms:
         table = against_control_arms(alone[arm.name], [] if arm.control else null)
-        write_table(folders[arm.name] / ROTATION, table)
+        path = folders[arm.name] / ROTATION
+        if not (path.is_file() and pd.read_parquet(path).equals(table)):
+            write_table(path, table)
 
 
 def _states(context: Context, lm: LanguageModel, arm: ArmPlan) -> Activations | None:
