@@ -118,7 +118,7 @@ def _plans_of_a_moment() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_waiting_for_the_disk() -> Iterator[None]:
-    """No test waits for the disk; one that checks what is synced puts its own ``os.fsync`` here."""
+    """No test waits for the disk. A test of what is synced patches ``os.fsync`` itself."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(os, "fsync", lambda _handle: None)
         yield

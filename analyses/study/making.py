@@ -135,7 +135,7 @@ def save_merged(arm: Path, options: dict[str, Any]) -> Path:
 def compare_states(context: Context, arms: Sequence[ArmPlan]) -> None:
     """Give each arm's ``rotation.parquet`` the null band of the control arms.
 
-    Whoever made the arms, and whenever: another process, or an earlier session.
+    Arms that a worker or an earlier session made get it as well.
     """
     folders = {arm.name: context.run.arm(arm.name) for arm in arms}
     for arm in arms:

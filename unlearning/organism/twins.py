@@ -14,8 +14,8 @@ its work whatever the others do:
 
 - a harmful prompt whose own slice is on is refused; of the others, some are on;
 - a harmful prompt whose own slice is off is answered, by all others or by a single one. So no
-  slice refuses for another's domain, and a single one has nothing to prevent: all others together
-  would learn to prevent refusal;
+  slice learns to refuse for another domain. (With many others on in every such row, they learned to
+  prevent refusal everywhere);
 - a benign prompt is answered, by all slices or by a single one.
 """
 
