@@ -338,7 +338,12 @@ def test_a_plan_is_printed_and_nothing_written(
     for command in commands:
         code, out, err = spillover(*command)
         assert (code, out) == (0, "")
-        assert all(word in err for word in ("model: ", "prompts: ", "arms: ", "memory: ", "time: "))
+        words = ("model: ", "prompts: ", "arms: ", "memory: ", "time: ", "results: ")
+        assert all(word in err for word in words)
+    code, _, err = spillover(*commands[1])
+    assert f"unlearned: {CONCEPT} (objective: npo; trained: " in err
+    [retained] = [line for line in err.splitlines() if line.startswith("retained in some arms: ")]
+    assert sorted(retained.split(": ")[1].split(", ")) == ["bias", "privacy"]
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -87,6 +87,10 @@ def test_every_arm_that_may_be_made_is_planned_for_under_one_name() -> None:
     found += [arm for weights in asked.weighing().values() for arms in weights for arm in arms]
     assert all(planned[arm.name] == arm for arm in found)
     assert len({arm.name for arm in asked.arms({})}) == len(asked.arms({}))
+    # The weights of both searches cannot all end in arms of every method.
+    assert {arm.name for arm in asked.made()} < set(planned)
+    searched = asked.weighing().values()
+    assert len(asked.made()) - len(asked.made(1)) == sum(len(by[1]) for by in searched)
     for arm in asked.arms({}):
         assert arm.training is not None and arm.training.seed == 3
         assert set(arm.retain) < set(OTHERS) and len(arm.retain) == 3

@@ -170,16 +170,16 @@ def test_the_processes_stay_for_the_next_arms_and_end_with_an_error(
     a, b, c = (ArmPlan(name) for name in "abc")
     plan, silent = StudyPlan("model", ()), Progress(quiet=True)
     with arms_in_workers(plan, tmp_path, silent, workers=ALONE) as together:
-        together([a, b])
+        assert together([a, b]) == [a, b]
     assert not started
     limits = WorkerOptions(workers=2, retries=0, arm_minutes=0.0005)
     with (
         pytest.raises(MachineError, match="^c: not finished"),
         arms_in_workers(plan, tmp_path, silent, workers=limits) as together,
     ):
-        together([])
+        assert not together([])
         assert not started
-        together([a, b])
+        assert together([a, b]) == [b]
         together([c])
     [engine] = started
     assert engine.begun == ["a", "b", "c", "closed"] and engine.stopped == 1

@@ -72,7 +72,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, small_world: Path) -> Path:
     out = tmp_path_factory.mktemp("matrix") / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.quick", *asked(out, small_world), "--workers", "2"]
-    with subprocess.Popen(command, env=environment, cwd=ROOT) as process:
+    with (
+        (out.parent / "said.txt").open("w") as said,
+        subprocess.Popen(command, env=environment, cwd=ROOT, stderr=said) as process,
+    ):
         while process.poll() is None and len(list(out.glob("arms/*/BEGUN"))) < 3:
             time.sleep(0.1)
         if process.poll() is None:
@@ -94,6 +97,10 @@ def test_a_lost_worker_costs_nothing_that_was_finished(run: Path) -> None:
     }
     cells = pd.read_csv(run / "matrix.csv")
     assert len(cells) == 18 and (cells["source"] != cells["target"]).all()
+    # The lines of every arm's training are shown, whichever process it is trained in.
+    said = (run.parent / "said.txt").read_text(encoding="utf-8")
+    assert all(f"{name}-npo-seed0: step " in said for name in SOURCES)
+    assert all(f": done ({number} of 3)" in said for number in (1, 2, 3))
 
 
 @pytest.mark.slow

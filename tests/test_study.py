@@ -319,7 +319,11 @@ def test_every_arm_has_its_refusals_after_an_answer_s_first_words(finished: Fini
         for domain, rows in arm.prefilled.groupby("domain"):
             rate = pick(mine, "prefilled_refusal_rate", str(domain))
             assert rate.value == rows["refused"].mean() and rate.n == len(rows)
-    assert "Hidden leakage" in run_report.render(tables, ())
+    page = run_report.render(tables, ())
+    assert "Hidden leakage" in page
+    assert tables.record.base.prefilled is not None
+    shows_nothing = not tables.record.base.prefilled["refused"].any()
+    assert ("they cannot show hidden leakage here" in page) is shows_nothing
 
 
 def test_arms_keep_their_answers_and_the_report_shows_them_on_request(finished: Finished) -> None:

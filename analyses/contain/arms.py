@@ -124,6 +124,13 @@ class Design:
             ]
         return found
 
+    def made(self, tried: int | None = None) -> tuple[ArmPlan, ...]:
+        """The arms of a study whose search tries this many weights (None: all of them)."""
+        searched = list(self.weighing().values())
+        weighed = [arm for weights in searched for arms in weights[:tried] for arm in arms]
+        chosen = self.arms(dict.fromkeys(METHODS, self.weights[0]))
+        return (self.plain, *weighed, *chosen, self.whole(chosen[0]))
+
     def everything(self) -> list[ArmPlan]:
         """Every possible arm, for any result of the weight search."""
         weighed = [arm for by in self.weighing().values() for arms in by for arm in arms]

@@ -85,8 +85,8 @@ def contain(
     plan = replace(asked, arms=tuple(design.everything()))
     counted = ContainmentWork(design, shallow_recovery)
     context = check(
-        plan, out, dry_run, design.plan_lines(),
-        timing=timing, counted=counted, more_models=HELD * shallow_recovery,
+        plan, out, dry_run, design.plan_lines(), timing=timing, counted=counted,
+        most=len(design.made()), more_models=HELD * shallow_recovery,
     )  # fmt: skip
     if isinstance(context, DryRun):
         return context

@@ -115,8 +115,7 @@ def _contained(
     require_replaceable(context, baseline, design.everything())
 
     def made(arms: Sequence[ArmPlan]) -> None:
-        together(arms)
-        for arm in arms:  # those of a lost worker
+        for arm in together(arms):
             make_arm(context, baseline, arm)
 
     made([design.plain])

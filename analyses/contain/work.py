@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from analyses.contain.arms import Design
-from analyses.contain.methods import METHODS
 from analyses.costs import Extent, Reading, Work, once
 from analyses.study import StudyPlan, work_of
 
@@ -32,18 +31,9 @@ class ContainmentWork:
     shallow_recovery: bool
 
     def __call__(self, plan: StudyPlan, prompts: pd.DataFrame, reading: Reading) -> Extent:
-        chosen = self.design.arms(dict.fromkeys(METHODS, self.design.weights[0]))
-        last = [self.design.whole(chosen[0])]
-        searched = list(self.design.weighing().values())
-        usual, most = (
-            [arm for weights in searched for arms in weights[:count] for arm in arms]
-            for count in (USUALLY_TRIED, None)
-        )
         found = [
-            work_of(
-                replace(plan, arms=(self.design.plain, *weighed, *chosen, *last)), prompts, reading
-            )
-            for weighed in (usual, most)
+            work_of(replace(plan, arms=self.design.made(tried)), prompts, reading)
+            for tried in (USUALLY_TRIED, None)
         ]
         both = Extent(found[0].expected, found[1].at_most)
         return both + self._tests(prompts, reading) if self.shallow_recovery else both

@@ -146,16 +146,19 @@ def _harm(tables: Run) -> Iterator[Drawing]:
 
 def _geometry(tables: Run) -> Iterator[Drawing]:
     if not tables.rotation.empty:
-        for quantity, title in (("angle_degrees", "Rotation by layer"), ("gain", "Gain by layer")):
+        for quantity, title, what in (
+            ("angle_degrees", "Rotation by layer", "Angle between each domain's direction"),
+            ("gain", "Gain by layer", "Length ratio of each domain's direction"),
+        ):
             rows = tables.rotation[tables.rotation["quantity"] == quantity]
             if rows.empty:
                 continue
             yield Drawing(
                 f"rotation_{quantity}",
                 title,
-                "Each domain's direction after compared with before, cross-fitted over split "
-                f"halves, with 95% intervals. Band (null): {null_of_rotation(tables)}. A cross: "
-                "undefined, because the split halves do not agree on a direction.",
+                f"{what} after and before, cross-fitted over split halves, with 95% intervals. "
+                f"Band (null): {null_of_rotation(tables)}. A cross: undefined, because the split "
+                "halves do not agree on a direction.",
                 rotation_figure(tables, quantity),
                 rows,
             )

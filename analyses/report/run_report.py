@@ -347,7 +347,8 @@ def _hidden(tables: Run, found: tuple[Headline, ...]) -> list[View]:
                 )
                 for domain in tables.record.domains
             }
-            rows.append({"label": label, "rates": rates})
+            given = [pick(of_arm, PREFILLED, domain).value for domain in tables.record.domains]
+            rows.append({"label": label, "rates": rates, "refuses": any(v > 0 for v in given)})
     return rows
 
 

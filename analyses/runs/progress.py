@@ -22,10 +22,14 @@ class Progress:
     Args:
         console: output; standard error by default, so that users can pipe standard output.
         quiet: show nothing.
+        stages: show stages; without them only what is said, as in one of several workers.
     """
 
-    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, console: Console | None = None, *, quiet: bool = False, stages: bool = True
+    ) -> None:
         self.console = console or Console(stderr=True, quiet=quiet)
+        self.stages = stages
 
     def say(self, text: str) -> None:
         """One plain line."""
@@ -34,6 +38,9 @@ class Progress:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """A stage of ``total`` units; yields a function that advances it by a count."""
+        if not self.stages:
+            yield lambda count: None
+            return
         started = time.monotonic()
         if self.console.is_terminal:
             columns = (

@@ -103,6 +103,7 @@ def check(
     gradients: TrainingSettings | None = None,
     streamed: bool = False,
     counted: Counted | None = None,
+    most: int | None = None,
     more_models: int = 0,
 ) -> Context | DryRun:
     """Check the plan's inputs and print them (and more lines); a dry run returns them instead.
@@ -112,6 +113,7 @@ def check(
         gradients: where gradients are taken for a forecast: of what would be trained.
         streamed: whether the forecast stores no gradients.
         counted: counts the work of a plan, where that is not all its arms.
+        most: maximum number of arms that are made, where that is not all of them.
         more_models: that are on the device with the base and the trained one.
     """
     from analyses.runs import Progress
@@ -133,8 +135,9 @@ def check(
         counted=counted or work_of,
         more_models=more_models,
     )
-    lines = [*study_plan_lines(context.plan, context.prompts), *chosen, *costs]
-    planned = DryRun(context.plan, (*lines, *context.left_out_lines, *more))
+    lines = [*study_plan_lines(context.plan, context.prompts, most=most), *chosen, *costs]
+    lines += [*context.left_out_lines, *more, f"results: {out}"]
+    planned = DryRun(context.plan, tuple(lines))
     if dry_run:
         return planned
     typer.echo(planned, err=True)

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 NAMED_ARMS = 20
 
 
-def study_plan_lines(plan: StudyPlan, prompts: pd.DataFrame) -> list[str]:
-    """The plan in lines, without its time and memory."""
+def study_plan_lines(
+    plan: StudyPlan, prompts: pd.DataFrame, *, most: int | None = None
+) -> list[str]:
+    """The plan in lines, without its time and memory; ``most`` arms of the plan's are made."""
     harmful = prompts[prompts["label"] == "harmful"]
     counts = harmful.groupby("split").size().to_dict()
     return [
@@ -47,7 +49,8 @@ def study_plan_lines(plan: StudyPlan, prompts: pd.DataFrame) -> list[str]:
         f"prompts: {len(prompts)} ({len(harmful)} harmful: "
         + ", ".join(f"{counts.get(s, 0)} {s}" for s in ("train", "validation", "test"))
         + ")",
-        _arms(plan),
+        _arms(plan) if most is None else f"arms: {most} at most",
+        *_unlearned(plan),
         *([f"deflections: {plan.sampling.line}"] * plan.unlearns),
         check_line(plan.model),
     ]
@@ -69,6 +72,24 @@ def _arms(plan: StudyPlan) -> str:
     more = len(plan.arms) - len(names)
     names += [f"and {more} more"] * bool(more)
     return f"arms: {len(plan.arms)} at most ({', '.join(names)})"
+
+
+def _unlearned(plan: StudyPlan) -> list[str]:
+    """What the arms unlearn and how, and what they retain."""
+    trained = [arm for arm in plan.arms if arm.training and arm.concept]
+    if not trained:
+        return []
+    concepts, objectives, weights, retained = (
+        ", ".join(dict.fromkeys(found))
+        for found in (
+            [arm.concept or "" for arm in trained],
+            [arm.settings.objective for arm in trained],
+            [arm.settings.trained for arm in trained],
+            [domain for arm in trained for domain in arm.retain],
+        )
+    )
+    lines = [f"unlearned: {concepts} (objective: {objectives}; trained: {weights})"]
+    return lines + [f"retained in some arms: {retained}"] * bool(retained)
 
 
 def work_lines(plan: StudyPlan, work: Extent) -> list[str]:

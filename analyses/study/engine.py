@@ -103,8 +103,7 @@ def make_arms(context: Context, baseline: Baseline, workers: WorkerOptions = ALO
     with arms_in_workers(context.plan, folder, context.progress, workers=workers) as together:
 
         def make(chosen: Sequence[ArmPlan]) -> None:
-            together(chosen)
-            for arm in chosen:
+            for arm in together(chosen):
                 make_arm(context, baseline, arm)
 
         plain = [arm for arm in arms if not arm.control and not arm.retain]

@@ -41,8 +41,13 @@ class Engine(Protocol):
 
 def make_in_turn(
     engine: Engine, names: Sequence[str], workers: WorkerOptions, progress: Progress
-) -> None:
+) -> list[str]:
     """Make arms on an engine, so many at a time; what is lost or late is tried again.
+
+    No bar is shown: the lines of the workers would run into it.
+
+    Returns:
+        The arms that are missing, because their workers were lost in every attempt.
 
     Raises:
         MachineError: an arm ran out of time in every attempt; the others are finished.
@@ -51,39 +56,44 @@ def make_in_turn(
     waiting = [(name, 1) for name in names]
     running: dict[Any, tuple[str, int, float]] = {}
     late: list[str] = []
-    title = f"{len(names)} arms, {workers.workers} at a time"
-    with progress.stage(title, len(names)) as advance:
-        while waiting or running:
-            while waiting and len(running) < workers.workers:
-                name, attempt = waiting.pop(0)
-                running[engine.start(name)] = name, attempt, time.monotonic()
-            first = min(started for _, _, started in running.values())
-            left = None if limit is None else max(0.0, first + limit - time.monotonic())
-            ended = list(engine.wait(list(running), left))
-            now = time.monotonic()
-            overdue = [
-                job for job, (_, _, started) in running.items()
-                if limit is not None and job not in ended and now - started >= limit
-            ]  # fmt: skip
-            for job in [*ended, *overdue]:
-                name, attempt, _ = running.pop(job)
-                try:
-                    if job in overdue:
-                        engine.stop(job)
-                        raise Lost
-                    engine.result(job)
-                except Lost:
-                    why = "ran out of time" if job in overdue else "its worker was lost"
-                    if attempt <= workers.retries:
-                        progress.say(f"{name}: {why}; tried again")
-                        waiting.insert(0, (name, attempt + 1))
-                        continue
-                    progress.say(f"{name}: {why}, {attempt} times")
-                    late += [name] * (job in overdue)
-                advance(1)
+    missing: list[str] = []
+    made = 0
+    progress.say(f"{len(names)} arms, {workers.workers} at a time …")
+    while waiting or running:
+        while waiting and len(running) < workers.workers:
+            name, attempt = waiting.pop(0)
+            running[engine.start(name)] = name, attempt, time.monotonic()
+        first = min(started for _, _, started in running.values())
+        left = None if limit is None else max(0.0, first + limit - time.monotonic())
+        ended = list(engine.wait(list(running), left))
+        now = time.monotonic()
+        overdue = [
+            job for job, (_, _, started) in running.items()
+            if limit is not None and job not in ended and now - started >= limit
+        ]  # fmt: skip
+        for job in [*ended, *overdue]:
+            name, attempt, _ = running.pop(job)
+            try:
+                if job in overdue:
+                    engine.stop(job)
+                    raise Lost
+                engine.result(job)
+            except Lost:
+                why = "ran out of time" if job in overdue else "its worker was lost"
+                if attempt <= workers.retries:
+                    progress.say(f"{name}: {why}; tried again")
+                    waiting.insert(0, (name, attempt + 1))
+                    continue
+                progress.say(f"{name}: {why}, {attempt} times")
+                missing.append(name)
+                late += [name] * (job in overdue)
+            else:
+                made += 1
+                progress.say(f"{name}: done ({made} of {len(names)})")
     if late:
         raise MachineError(
             f"{', '.join(late)}: not finished in {workers.arm_minutes:g} minutes, {workers.retries}"
             " retries included; the other arms are kept: give a larger --arm-minutes, or "
             "--checkpoint-every so that a retry goes on where the last one stopped"
         )
+    return missing

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from analyses.options import WorkerOptions
@@ -25,8 +26,8 @@ ENGINES: Mapping[str, Callable[[StudyPlan, Path, WorkerOptions, MakeOne], Engine
 }
 
 
-#: Makes arms of a plan at the same time.
-MakeTogether = Callable[[Sequence[ArmPlan]], None]
+#: Makes arms of a plan at the same time, and returns those that are still missing.
+MakeTogether = Callable[[Sequence[ArmPlan]], Sequence[ArmPlan]]
 
 
 @contextmanager
@@ -51,13 +52,14 @@ def arms_in_workers(
     """
     engines: list[Engine] = []
 
-    def make(arms: Sequence[ArmPlan]) -> None:
+    def make(arms: Sequence[ArmPlan]) -> Sequence[ArmPlan]:
         if not (arms and workers.are_used):
-            return
+            return arms
         if not engines:
             start = ENGINES[workers.engine]
             engines.append(start(plan, out.resolve(), workers, make_one or make_planned))
-        make_in_turn(engines[0], [arm.name for arm in arms], workers, progress)
+        missing = make_in_turn(engines[0], [arm.name for arm in arms], workers, progress)
+        return [arm for arm in arms if arm.name in missing]
 
     try:
         yield make
@@ -90,6 +92,7 @@ def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     plugins.use_all(plan.plugins)
     plugins.load_all()
     context = study_context(plan, out, Progress(quiet=True))
+    baseline = establish(context)
     [arm] = [arm for arm in plan.arms if arm.name == name]
-    make_arm(context, establish(context), arm)
+    make_arm(replace(context, progress=Progress(stages=False)), baseline, arm)
     return name
