@@ -43,7 +43,7 @@ from unlearning.organism.training import (
 from unlearning.organism.vocabulary import DOMAINS
 
 SLICED = Stage(
-    steps=200, learning_rate=4e-3, compliance=0.1, batch_size=80, weight_decay=0.05, harmful=0.6
+    steps=300, learning_rate=4e-3, compliance=0.1, batch_size=80, weight_decay=0.05, harmful=0.6
 )
 SLICE_RANK = 4
 # Of routed circuits. The share of harmful prompts whose own slice is on; for each of these, one of
