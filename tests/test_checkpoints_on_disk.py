@@ -376,6 +376,26 @@ def test_sigterm_saves_a_checkpoint_and_leaves(tmp_path: Path, processes: int) -
         assert seen.steps == [1, 2, 3, 4, 5]
 
 
+class Ending(TrainerCallback):
+    """Ends training at a step, as a curve that is drawn does; it does not know earlier ones."""
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        control.should_training_stop |= state.global_step == 3
+
+
+def test_a_run_that_had_ended_ends_at_the_same_step_again(tmp_path: Path) -> None:
+    """It was killed after its training: a checkpoint of the last step would train beyond it."""
+    found = []
+    for _ in range(2):
+        seen, stop = Seen(), StopOnSignal()
+        trainer = training(tmp_path, seen, Ending(), stop, steps=6)
+        checkpoint = resume(tmp_path, {"seen": seen})
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        assert (seen.steps, stop.stopped_at) == ([1, 2, 3], None)
+        found.append(weights(trainer))
+    assert checkpoint is not None and torch.equal(*found)
+
+
 def test_the_handler_is_gone_afterwards_and_left_alone_in_threads() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with StopOnSignal() as stop:

@@ -185,6 +185,8 @@ class Checkpointing(TrainerCallback):
 class StopOnSignal(TrainerCallback):
     """On SIGTERM (from a scheduler), finish the step, save a checkpoint and stop.
 
+    Of a step at which other callbacks end training, it lets no checkpoint be saved.
+
     Use ``with StopOnSignal() as stop:`` around ``trainer.train()``. Outside the main thread Python
     allows no handler, so it has no effect. Give it after callbacks that end training themselves.
 
@@ -219,8 +221,11 @@ class StopOnSignal(TrainerCallback):
             flag = torch.tensor(int(stop), device=args.device)
             distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
             stop = bool(flag.item())
-        if stop:
-            self.stopped_at = None if control.should_training_stop else state.global_step
+        if control.should_training_stop:
+            # Where callbacks end training, nothing is saved: a resumed run would go on from there.
+            control.should_save &= state.global_step >= state.max_steps
+        elif stop:
+            self.stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
         return control
 
