@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,10 +17,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analyses.matrix import leakage_matrix_figure, matrix_summary, write_matrix
+from analyses.matrix import leakage_matrix_figure, matrix_summary, rescaling, write_matrix
 from analyses.matrix.output import matrix_text
-from analyses.runs import ArmLeakage, Decomposition, LeakageMatrix, Run, over_worlds, seed_spread
-from analyses.runs.cells import QUANTITIES, mean_cells
+from analyses.runs import (
+    ArmLeakage,
+    Decomposition,
+    LeakageMatrix,
+    Run,
+    over_worlds,
+    seed_spread,
+    trajectories,
+)
+from analyses.runs.cells import QUANTITIES, last_step_cells, mean_cells
 from analyses.runs.decomposition import combined_p_value, pool_decompositions
 from analyses.study.engine import containment
 from interp.errors import InputError
@@ -93,6 +105,82 @@ def test_degenerate_arms_are_marked_and_those_that_never_got_there_are_listed(
     assert set(outcomes) == {*complied, "npo-privacy-0", "npo-privacy-1"}
     assert {arm for arm, outcome in outcomes.items() if outcome == "collapsed"} == {"npo-privacy-1"}
     assert study.outcomes("world")["privacy"] == ["forgotten", "collapsed"]
+
+
+def scaled_back(study: LeakageMatrix) -> Run:
+    """The run, in which the first arm keeps .7 of the change at its last step with text."""
+    record = study.runs["world"].record
+    first = record.arms[0]
+    said = first.scores["class"].notna() & (first.scores["step"] > 0)
+    end = first.scores[said].assign(scale=0.7, kept=True)
+    path = first.scores.assign(scale=1.0, kept=False)
+    path.loc[said, ["class", "refused"]] = None
+    scores = pd.concat([path, end], ignore_index=True)
+    return Run(replace(record, arms=(replace(first, scores=scores), *record.arms[1:])))
+
+
+def test_an_arm_that_said_nothing_on_its_path_has_no_last_step(study: LeakageMatrix) -> None:
+    """Not the base's answers, of which nothing is gone."""
+    run = scaled_back(study)
+    name = run.record.arms[0].name
+    cells = last_step_cells(run)
+    assert name in set(study.last_step["arm"]) and name not in set(cells["arm"])
+    assert (cells["step"] > 0).all() and len(cells) == len(study.last_step) - len(DOMAINS)
+
+
+def test_the_change_of_a_model_that_was_scaled_back_is_scaled_too(
+    study: LeakageMatrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scaled_back(study)
+    arm = run.record.arms[0]
+    asked = int((arm.last["label"] == "harmful").sum())
+    at = [1.0]
+
+    @contextmanager
+    def scaled_change(*_: object) -> Iterator[Any]:
+        yield lambda s: at.append(s)
+
+    def masses(*_: object, **__: object) -> Any:
+        left = np.full(asked, max(0.0, 1 - at[-1]))
+        columns = {"p_R": left, "p_C": 1 - left, "p_O": 0 * left, "margin": left}
+        return SimpleNamespace(columns=lambda: columns)
+
+    monkeypatch.setattr(rescaling, "after_of", lambda *_: None)
+    monkeypatch.setattr(rescaling, "scaled_change", scaled_change)
+    monkeypatch.setattr(rescaling, "prefix_masses", masses)
+    base: Any = SimpleNamespace(chat=SimpleNamespace(encode=lambda text: text))
+    scores = rescaling._scores(
+        run.record,
+        arm,
+        base,
+        None,
+        batch_size=8,
+        progress=lambda _: None,  # type: ignore[arg-type]
+    )
+    steps = {len(path.steps) for path in trajectories(scores, "test").values()}
+    assert steps == {1 + len(rescaling.SCALES)}
+    assert replace(arm, scores=scores).step == 1000
+
+
+def test_near_duplicates_count_once_after_the_first_words_too(
+    study: LeakageMatrix, folder: Path, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(folder, tmp_path / "world"))
+    arm = study.runs["world"].record.arms[0]
+    asked = arm.last[(arm.last["label"] == "harmful") & (arm.last["split"] == "test")]
+    given = asked.groupby("domain", sort=False).head(8)[["prompt_id", "domain"]]
+    kinds = np.where(np.arange(len(given)) % 8 < 4, "refusal", "answer")
+    given.assign(**{"class": kinds}).to_parquet(copied / "arms" / arm.name / "prefilled.parquet")
+    prompts = pd.read_parquet(copied / "prompts.parquet")
+    places = prompts.groupby(["domain", "label", "split"]).cumcount()
+    found = []
+    for group in (None, prompts["domain"] + (places // 4).astype(str)):
+        prompts.assign(group=group).to_parquet(copied / "prompts.parquet")
+        rows = Run(copied).behaviour.query("quantity == 'prefilled_refusal_rate'")
+        found.append(rows[rows["arm"] == arm.name].set_index("group"))
+    alone, together = found
+    assert len(alone) == len(DOMAINS) and alone["value"].equals(together["value"])
+    assert (together["high"] - together["low"] > alone["high"] - alone["low"]).all()
 
 
 def test_does_not_leak_is_shown_only_where_nothing_leaks(study: LeakageMatrix) -> None:

@@ -137,7 +137,8 @@ def _scores(
             scale(s)
             masses = prefix_masses(after, rows, prefixes, batch_size=batch_size)
             table = own if s == 1 else asked.assign(refused=np.nan, **{"class": None})
-            table = table.assign(step=round(STEPS_A_CHANGE * s), kept=s == 1)
+            # The whole change is that of the kept model, whatever its share of the trained one's.
+            table = table.assign(step=round(STEPS_A_CHANGE * s), kept=s == 1, scale=1.0)
             for name, column in masses.columns().items():
                 table.loc[table["label"] == "harmful", name] = column
             tables.append(table)

@@ -227,9 +227,11 @@ def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
     scores = read_table(path / "scores.parquet", (*SCORES, *SCORES_OF_TEXT))
     if scores.empty:
         raise FileError(f"{path / 'scores.parquet'} has no rows; run the arm again")
-    if clusters:
-        scores["cluster"] = scores["prompt_id"].map(clusters).fillna(scores["prompt_id"])
-    rotation, prefilled = path / "rotation.parquet", path / "prefilled.parquet"
+    rotation, given = path / "rotation.parquet", path / "prefilled.parquet"
+    prefilled = read_table(given, PREFILLED) if given.is_file() else None
+    for table in (scores, prefilled):
+        if clusters and table is not None:
+            table["cluster"] = table["prompt_id"].map(clusters).fillna(table["prompt_id"])
     return Arm(
         name=path.name,
         config=_read_or_empty(path / "config.json")
@@ -237,7 +239,7 @@ def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
         else read_json(path / "config.json", CONFIG),
         scores=scores,
         rotation=read_table(rotation, ROTATION) if rotation.is_file() else None,
-        prefilled=read_table(prefilled, PREFILLED) if prefilled.is_file() else None,
+        prefilled=prefilled,
     )
 
 

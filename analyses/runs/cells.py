@@ -114,9 +114,8 @@ def last_step_cells(tables: Run) -> pd.DataFrame:
         said = path[
             path["class"].notna() & (path["label"] == "harmful") & (path["split"] == "test")
         ]
-        if arm.name not in arms.index or said.empty:
-            continue
-        last = int(said["step"].max())
+        if arm.name not in arms.index or not (last := int(said["step"].max() if len(said) else 0)):
+            continue  # nothing was said on the path after the base
         facts = {name: arms.loc[arm.name, name] for name in LAST_STEP[1:5]}
         for domain, of_domain in said.groupby("domain", sort=False):
             before, after = (of_domain[of_domain["step"] == step]["class"] for step in (0, last))
