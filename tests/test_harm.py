@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,7 @@ from analyses.runs.harm import (
     fitted_probe,
     harm_and_refusal_table,
 )
+from analyses.study import harm as study_harm
 from interp.activations import Activations, last_instruction_token
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -172,6 +175,28 @@ def test_the_last_token_of_the_instruction_ends_the_user_s_text(
     assert place.stop - place.start == 1
     whole, shorter = (chat.tokenizer.decode(row.ids[:stop]) for stop in (place.stop, place.start))
     assert text in whole and text not in shorter
+
+
+def test_babble_that_a_scorer_took_for_refusals_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in every other table: the base model finds the second answer too improbable."""
+    ids = ["p", "q"]
+    own = pd.DataFrame({"prompt_id": ids, "class": "refusal", "refused": 1.0, "nll": 0.4})
+    arm = own.assign(step=9, kept=True, nll=[0.4, 6.0])
+    states = acts_of(np.zeros((2, 1, WIDTH)))
+    context: Any = SimpleNamespace(
+        evaluated=pd.DataFrame({"id": ids}), reference=SimpleNamespace(n_layers=1),
+        base_states=states, run=SimpleNamespace(arm=Path),
+    )  # fmt: skip
+    found: list[Reads] = []
+    monkeypatch.setattr(study_harm, "reads_of", lambda _, refused: refused)
+    monkeypatch.setattr(
+        study_harm, "harm_and_refusal_table", lambda _, *reads, layers: found.extend(reads)
+    )
+    monkeypatch.setattr(study_harm, "write_table", lambda *_: None)
+    study_harm.write_harm(context, SimpleNamespace(scores=own), states, arm, "npo")  # type: ignore[arg-type]
+    assert np.array_equal(found, [[1, 1], [1, 0]])
 
 
 def acts_of(states: np.ndarray) -> Activations:

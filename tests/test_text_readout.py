@@ -13,7 +13,7 @@ import pytest
 from analyses.explain.explaining import explain_run
 from analyses.report.readout import readout_view
 from analyses.runs import BASE, Progress, Run
-from analyses.study import organism_plan, prefixes_of, run_study
+from analyses.study import baseline, organism_plan, prefixes_of, run_study
 from analyses.study.readout import (
     LearnedReadout,
     checked_readout,
@@ -107,6 +107,23 @@ def test_a_readout_learned_from_other_samples_is_learned_again(tmp_path: Path) -
         assert (is_current(path, few), is_current(path, many)) == (same, other)
     write_json(path, read_json(path, ()) | {"version": 1})
     assert not is_current(path, few)
+
+
+def test_a_readout_of_few_answers_is_learned_again_once_samples_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "other_reader", lambda _: None)
+    monkeypatch.setattr(baseline, "_masses", lambda *_: pd.DataFrame())
+    monkeypatch.setattr(baseline, "thought_note", lambda *_: "")
+    none, eight = Sampling(0), Sampling(8)
+    context = SimpleNamespace(
+        scorer=None, plan=SimpleNamespace(sampling=none), reference=SimpleNamespace(chat=None)
+    )
+    few, path = answered().head(14), tmp_path / "openers.json"
+    found, _ = baseline._readout(context, few, "")  # type: ignore[arg-type]
+    assert "at least 8 prompts" in found.why_not
+    write_json(path, found.to_json(str))
+    assert is_current(path, none) and not is_current(path, eight)
 
 
 def test_rows_on_which_two_scorers_disagree_teach_nothing() -> None:

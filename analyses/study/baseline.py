@@ -74,6 +74,7 @@ def establish(context: Context) -> Baseline:
             provenance = {"model": context.plan.model, "arm": BASE}
             estimator = context.plan.estimator
             write_directions(folder, context.base_contrasts, layers, provenance, estimator)
+            (run.folder / "cosine.parquet").unlink(missing_ok=True)  # of the base that is replaced
             if len(context.base_contrasts) > 1:  # a map compares two domains or more
                 cosines = cosine_table(context.base_contrasts, layers)
                 write_table(run.folder / "cosine.parquet", cosines)
@@ -184,10 +185,10 @@ def _readout(
     """The readout that the base model's answers give, and the base model's scores with it."""
     other = other_reader(context.scorer)
     told = with_other_reading(responses, other)
-    sampling = None
-    if context.plan.sampling.samples and (missing := missing_sides(told)):
+    missing = missing_sides(told)
+    sampling = asdict(context.plan.sampling) if missing else None  # also where it samples none
+    if missing and context.plan.sampling.samples:
         told = pd.concat([told, with_other_reading(_sampled(context, missing, fingerprint), other)])
-        sampling = asdict(context.plan.sampling)
     try:
         prefixes = prefixes_of(told)
     except InputError as error:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from analyses.runs import Reads, harm_and_refusal_table, kept_rows
+from analyses.runs import CoherenceBounds, Reads, harm_and_refusal_table, kept_rows
 from analyses.study.baseline import Baseline
 from analyses.study.context import INSTRUCTION, LAST, Context
 from interp.activations import Activations
@@ -27,7 +27,8 @@ def write_harm(
     """
     ids = context.evaluated["id"]
     before = reads_of(context.base_states, _refused(baseline.scores, ids))
-    after = reads_of(states, _refused(kept_rows(scores), ids))
+    said = CoherenceBounds.from_base(baseline.scores).applied(kept_rows(scores))
+    after = reads_of(states, _refused(said, ids))
     layers = range(context.reference.n_layers)
     table = harm_and_refusal_table(context.evaluated, before, after, layers=layers)
     write_table(context.run.arm(name) / HARM_TABLE, table)
