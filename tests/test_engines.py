@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from analyses.options import ALONE, WorkerOptions
 from analyses.runs import Progress, RunFolder
 from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
-from analyses.study.engine import contained_arms
+from analyses.study.engine import contained_arms, recorded
 from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
 from analyses.study.ray_workers import _gpus, _require_shared_folder
@@ -258,9 +259,8 @@ def test_sweeps_go_on_together_and_each_ends_by_itself(
             write_json(context.run.arm(name) / "config.json", {})
 
     monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
-    made = contained_arms(context, arms, make)
+    contained_arms(context, arms, make)
     assert turns == [["safety .03", "bias .03", "alone"], ["safety .1", "bias .1"], ["bias .3"]]
-    assert [arm.name for arm in made] == [name for turn in turns for name in turn]
     config = {name: read_json(context.run.arm(name) / "config.json", ()) for name in outcomes}
     assert {name for name, held in config.items() if held.get("selected")} == {
         "safety .1", "alone",
@@ -268,3 +268,42 @@ def test_sweeps_go_on_together_and_each_ends_by_itself(
     assert {name for name, held in config.items() if held.get("stands_in")} == {
         "safety .1", "bias .1",
     }  # fmt: skip
+
+
+def test_another_session_s_choice_replaces_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weight that was given alone is shown; with more weights, the one that contains is."""
+    outcomes = {"safety .03": (0.1, 1.0), "safety .1": (0.8, 0.9), "safety 1": (0.9, 0.9)}
+    arms = [ArmPlan(n, "safety", TrainingSettings(), retain=("privacy",)) for n in outcomes]
+    context: Any = SimpleNamespace(run=RunFolder(tmp_path), progress=Progress(quiet=True))
+    for arm in arms:
+        write_json(context.run.arm(arm.name) / "config.json", {})
+    monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
+
+    def said(plan: Sequence[ArmPlan], what: str) -> list[str]:
+        contained_arms(context, plan, lambda _: None)
+        read = ((arm.name, context.run.arm(arm.name) / "config.json") for arm in arms)
+        return [name for name, path in read if read_json(path, ()).get(what)]
+
+    for alone in (arms[0], arms[2]):
+        assert alone.name in said([alone], "selected")
+    swept = [replace(arm, sweep=True) for arm in arms]
+    assert said(swept, "selected") == said(swept, "stands_in") == ["safety .1"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_the_seconds_of_a_run_that_is_replaced_do_not_count(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    write_json(tmp_path / "manifest.json", {"seconds": 1000.0})
+    checked = SimpleNamespace(require_stream=lambda _: None, to_json=dict)
+    context: Any = SimpleNamespace(
+        run=RunFolder(tmp_path), fingerprint="",
+        reference=SimpleNamespace(checked=checked, name="", device="cpu"),
+        plan=SimpleNamespace(overwrite=overwrite, seeds=()),
+    )  # fmt: skip
+    with recorded(context):
+        pass
+    seconds = read_json(tmp_path / "manifest.json", ())["seconds"]
+    assert seconds < 100 if overwrite else seconds > 1000

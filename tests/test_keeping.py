@@ -13,12 +13,14 @@ import pytest
 import torch
 from peft import PeftModel
 
-from analyses.runs import Arm, measure, trajectories
+from analyses.runs import Arm, Progress, measure, trajectories
 from analyses.runs.trajectory import kept_rows, matched_step
-from analyses.study.keeping import ALONG, READINGS, Keeper, Reading, best_of
+from analyses.study.keeping import ALONG, READINGS, TRAINING, Keeper, Reading, best_of
+from analyses.study.making import _with_text_at_end
 from interp.model import LanguageModel
 from tests.test_saving import LORA, trained
-from unlearning.training import check_saved, save_with_logits, scaled_change
+from unlearning.training import check_saved, newest_complete, save_with_logits, scaled_change
+from unlearning.training.checkpoints import seal
 from unlearning.training.eval_mode import probe_logits
 
 Checkpoints = Callable[[str], Path]
@@ -58,6 +60,14 @@ def size(lm: LanguageModel) -> float:
     return float(torch.stack([weight.detach().square().sum() for weight in weights]).sum().sqrt())
 
 
+def checkpoint_in(folder: Path) -> None:
+    """A complete checkpoint, from which an interrupted arm would resume."""
+    checkpoint = folder / TRAINING / "checkpoint-9"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_text("those at the wanted level")
+    seal(checkpoint)
+
+
 def keeper_of(
     lm: LanguageModel, base: LanguageModel, folder: Path, complies: tuple[float, float]
 ) -> Keeper:
@@ -91,8 +101,11 @@ def test_an_overdosed_model_is_scaled_back_to_where_it_complies(
     assert isinstance(lm.model, PeftModel)
     whole = size(lm)
     save_with_logits(lm, tmp_path)
+    checkpoint_in(tmp_path)
     keeper = keeper_of(lm, base, tmp_path, complies)
     kept = keeper.settle(9, 0.97)
+    # A resumed run reads the folder's weights as those of the wanted level: it would scale twice.
+    assert (newest_complete(tmp_path / TRAINING) is None) == (kept.scale != 1)
     if complies == (3.0, 4.0):
         scale = kept.scale  # every scale refuses alike: the whole change is kept
         assert kept.refusal_rate == 1 and kept.scale == 1
@@ -125,12 +138,56 @@ def test_an_earlier_model_on_the_path_is_a_candidate(
             if ".lora_B." in name:
                 weight.mul_(30)
     save_with_logits(lm, tmp_path)
+    checkpoint_in(tmp_path)
     kept = keeper.settle(9, 0.97)
     assert (kept.step, kept.scale, kept.level) == (4, 1.0, 0.5)
+    assert newest_complete(tmp_path / TRAINING) is None
     assert size(lm) == pytest.approx(whole, rel=1e-5)
     check_saved(LanguageModel.load(tmp_path / "adapter"), tmp_path)
     assert not (tmp_path / ALONG).exists()
     assert list(keeper.along()["step"]) == [4, 9]
+
+
+@pytest.mark.parametrize("bounds", [(0.0, None), (None, 0.0), (0.3, 0.1)])
+def test_within_bounds_nothing_is_searched(
+    bounds: tuple[float | None, float | None], checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    lm = trained(LanguageModel.load(checkpoint_of("llama")))
+    keeper = keeper_of(lm, LanguageModel.load(checkpoint_of("llama")), tmp_path, (0.55, 0.65))
+    keeper.context.plan.bounds = bounds  # type: ignore[misc]
+    assert keeper.settle(9, 0.97).scale == 1 and len(keeper.readings) == 1
+
+
+@pytest.mark.parametrize(
+    ("kept_at", "complies", "read"), [(9, True, 0), (9, False, 1), (6, True, 1)]
+)
+def test_the_end_of_the_path_has_answers_unless_it_is_kept(
+    kept_at: int, complies: bool, read: int
+) -> None:
+    """Also where the model at the end is scaled back: that one is not on the path."""
+    rows = pd.DataFrame({"prompt_id": ["p", "q"], "split": "test", "dose": 0.97, "class": None})
+    scoring = SimpleNamespace(
+        scores=lambda: pd.concat([rows.assign(step=step) for step in (0, 6, 9)]),
+        kept_at=kept_at, level=0.97,
+    )  # fmt: skip
+    keeper = SimpleNamespace(
+        at=lambda step, level: (step, level), is_overdosed=lambda _first: not complies,
+        arm=SimpleNamespace(name="npo"),
+    )  # fmt: skip
+    asked: list[int] = []
+
+    def with_text(_lm: object, **_: Any) -> tuple[pd.DataFrame, list[Any]]:
+        asked.append(1)
+        return rows.assign(**{"class": "answer"}), []
+
+    context = SimpleNamespace(
+        harmful=rows, progress=Progress(quiet=True),
+        evaluation=lambda _prefixes, rows: SimpleNamespace(with_text=with_text),
+    )  # fmt: skip
+    baseline = SimpleNamespace(prefixes=None)
+    curve = _with_text_at_end(*cast(Any, (context, baseline, None, scoring, keeper)))
+    assert len(asked) == read and sorted(curve["step"]) == [0, 0, 6, 6, 9, 9]
+    assert curve.groupby("step")["class"].count().to_dict() == {0: 0, 6: 0, 9: 2 * read}
 
 
 def test_an_adapter_s_scaled_change_ends_at_the_base_and_at_itself(

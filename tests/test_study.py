@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import GATE_FILE, run_report
-from analyses.runs import Progress, Run, RunFolder, pick
+from analyses.runs import Progress, Run, RunFolder, pick, rows_of
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
 from analyses.study.context import Context
 from analyses.study.making import inputs_of
@@ -278,31 +278,24 @@ def test_a_killed_study_makes_only_what_is_missing(
         pd.testing.assert_frame_equal(*map(pd.read_parquet, rotation))
 
 
-@pytest.mark.usefixtures("without_report")
-def test_arms_that_another_process_made_get_the_control_arms_null(
-    finished: Finished, tmp_path: Path
+def test_rotations_have_the_null_of_the_control_arms_that_are_finished(
+    finished: Finished, again: Path
 ) -> None:
-    """A worker, or a session that was killed before the end, leaves the null of sampling noise."""
-    folder = Path(shutil.copytree(finished.folder, tmp_path / "run"))
-    rotation = folder / "arms" / PLAIN / "rotation.parquet"
-    shutil.copy(rotation.with_name("rotation_alone.parquet"), rotation)
-    wanted = pd.read_parquet(finished.folder / "arms" / PLAIN / "rotation.parquet")
-    assert not pd.read_parquet(rotation).equals(wanted)
-    run_study(finished.plan, folder, Said())
-    pd.testing.assert_frame_equal(pd.read_parquet(rotation), wanted)
+    """Whoever made an arm, and where the run was interrupted; a control arm has its own null."""
 
+    def rotated(folder: Path, arm: str) -> pd.DataFrame:
+        return rows_of(Run(folder).rotation, arm=arm).reset_index(drop=True)
 
-def test_an_unfinished_run_has_the_rotations_of_its_finished_arms(finished: Finished) -> None:
-    """With the null of sampling noise; the control arm can only widen it."""
-    arm = finished.folder / "arms" / PLAIN
-    alone, compared = (
-        pd.read_parquet(arm / f"{name}.parquet") for name in ("rotation_alone", "rotation")
-    )
-    bounds = ["null_low", "null_high"]
+    compared, control = (rotated(finished.folder, arm) for arm in (PLAIN, CONTROL))
+    (again / "arms" / CONTAINED / "DONE").unlink()  # as of a run that was killed at its last arm
+    pd.testing.assert_frame_equal(rotated(again, PLAIN), compared)
+    pd.testing.assert_frame_equal(rotated(again, CONTROL), control)
+    (again / "arms" / CONTROL / "DONE").unlink()
+    alone, bounds = rotated(again, PLAIN), ["null_low", "null_high"]
     pd.testing.assert_frame_equal(alone.drop(columns=bounds), compared.drop(columns=bounds))
-    control = pd.read_parquet(finished.folder / "arms" / CONTROL / "rotation_alone.parquet")
-    assert not (compared["null_low"] > np.fmin(alone["null_low"], control["low"])).any()
-    assert not (compared["null_high"] < alone["null_high"]).any()
+    assert (compared["null_low"] < alone["null_low"]).any()
+    assert compared["null_low"].equals(np.fmin(alone["null_low"], control["low"]))
+    assert compared["null_high"].equals(np.fmax(alone["null_high"], control["high"]))
 
 
 def test_every_arm_has_its_refusals_after_an_answer_s_first_words(finished: Finished) -> None:
@@ -555,11 +548,13 @@ def test_an_adapter_stands_for_the_model_that_it_was_trained_on(
 
 
 @pytest.mark.usefixtures("without_pictures")
-def test_a_study_of_one_domain_has_no_map_and_is_whole(tmp_path: Path, small_world: Path) -> None:
+def test_a_study_of_one_domain_has_no_map_and_is_whole(
+    again: Path, tmp_path: Path, small_world: Path
+) -> None:
     table = pd.read_json(small_world, lines=True)
     one = tmp_path / "one.jsonl"
     table[table["domain"].isin([CONCEPT, "general"])].to_json(one, orient="records", lines=True)
     plan = shortened(organism_plan(str(shipped()), (CONCEPT,), seeds=(0,), control=False))
-    report = run_study(replace(plan, prompts=str(one)), tmp_path / "run", Said())
-    assert report.is_file() and Run(tmp_path / "run").cosine.empty
-    assert not Run(tmp_path / "run").rotation.empty
+    report = run_study(replace(plan, prompts=str(one), overwrite=True), again, Said())
+    assert report.is_file() and Run(again).cosine.empty  # nor the one that it replaces
+    assert not Run(again).rotation.empty

@@ -105,7 +105,7 @@ def rotation_table(found: Mapping[str, Rotation]) -> pd.DataFrame:
 def against_control_arms(table: pd.DataFrame, controls: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """A rotation table with null bands that also span the intervals of the control arms' tables.
 
-    As :func:`interp.similarity.against_controls`, from tables that are already on the disk.
+    As :func:`interp.similarity.against_controls`, from the tables of the arms' folders.
     """
     nulls = [control for control in controls if len(control)]
     if table.empty or not nulls:

@@ -23,6 +23,7 @@ from analyses.runs.extractions import EXTRACTIONS, with_extractions
 from analyses.runs.leakage import LOW_BASE, ArmLeakage, leakage_curves, measure, untouched_p_value
 from analyses.runs.opening import open_page
 from analyses.runs.recovery import recover
+from analyses.runs.rotation_tables import against_control_arms
 from interp.errors import InputError
 from interp.statistics import Estimate
 from interp.store import read_table, write_csv
@@ -110,13 +111,17 @@ class Run:
     def rotation(self) -> pd.DataFrame:
         """Rotation, gain and offset of every domain's direction, by arm and layer.
 
+        The null bands span the control arms that have finished by now.
+
         Rows of angles have ``by_position`` and ``by_contrast``: how far apart two ways to extract
         the same direction from the base model are, in degrees (:mod:`analyses.runs.extractions`).
         """
+        arms = self.record.arms
+        rotated = [(arm, arm.rotation) for arm in arms if arm.rotation is not None]
+        controls = [table for arm, table in rotated if arm.control]
         stacked = _stack(
-            arm.rotation.assign(arm=arm.name)
-            for arm in self.record.arms
-            if arm.rotation is not None
+            against_control_arms(table, [] if arm.control else controls).assign(arm=arm.name)
+            for arm, table in rotated
         )
         path = self.record.folder / "arms" / BASE / EXTRACTIONS
         if stacked.empty or not path.is_file():

@@ -32,7 +32,7 @@ from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
 from analyses.study.deflected import require_arms, say_low_base, with_enough_deflections
 from analyses.study.gate import write_gate
-from analyses.study.making import compare_states, make_arm, require_replaceable
+from analyses.study.making import make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import arms_in_workers
 from interp.store import read_table
@@ -89,7 +89,10 @@ def recorded(context: Context) -> Iterator[None]:
             self_check=context.reference.checked.to_json(),
             device=str(context.reference.device),
             seeds=context.plan.seeds,
-            seconds=time.monotonic() - started + seconds_of(folder),  # of all sessions
+            # Of all sessions; what is replaced does not count.
+            seconds=time.monotonic()
+            - started
+            + (0.0 if context.plan.overwrite else seconds_of(folder)),
         )
 
 
@@ -109,34 +112,27 @@ def make_arms(context: Context, baseline: Baseline, workers: WorkerOptions = ALO
         plain = [arm for arm in arms if not arm.control and not arm.retain]
         make(plain)
         steps = max((steps_of(context, arm) for arm in plain), default=1)
-        controls = [
-            replace(arm, training=replace(arm.training, max_steps=steps))
-            for arm in arms
-            if arm.control and arm.training
-        ]
-        for arm in controls:
-            make_arm(context, baseline, arm)
-        contained = [arm for arm in arms if arm.retain and arm.training]
-        made = contained_arms(context, contained, make)
-    compare_states(context, [*plain, *controls, *made])
+        for arm in arms:
+            if arm.control and arm.training:
+                training = replace(arm.training, max_steps=steps)
+                make_arm(context, baseline, replace(arm, training=training))
+        contained_arms(context, [arm for arm in arms if arm.retain and arm.training], make)
 
 
 def contained_arms(
     context: Context, arms: Sequence[ArmPlan], make: Callable[[Sequence[ArmPlan]], None]
-) -> list[ArmPlan]:
+) -> None:
     """Make contained arms: at a time the next weight of each sweep, and all arms that have none.
 
     A sweep over weights ends with the first weight that contains the leakage, or with which the
-    target no longer complies: with a larger weight the target would comply even less.
-
-    Returns:
-        The arms that were made, in this order.
+    target no longer complies: with a larger weight the target would comply even less. Every arm's
+    configuration says whether it was chosen, also of arms that an earlier session made.
     """
 
     def sweep_of(arm: ArmPlan) -> tuple[str | None, int]:
         return arm.concept, arm.settings.seed
 
-    made: list[ArmPlan] = []
+    selected: set[str] = set()
     best: dict[tuple[str | None, int], tuple[float, str]] = {}
     waiting = list(arms)
     while waiting:
@@ -147,11 +143,11 @@ def contained_arms(
         ]
         waiting = [arm for arm in waiting if arm not in turn]
         make(turn)
-        made += turn
         for arm in turn:
             recovery, answers = containment(context, arm)
             chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
             if chosen or not arm.sweep:
+                selected.add(arm.name)
                 update_config(context.run.arm(arm.name) / "config.json", selected=True)
             if answers >= LEAST_ANSWERS and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
                 best[sweep_of(arm)] = recovery, arm.name
@@ -161,10 +157,11 @@ def contained_arms(
                     context.progress.say(
                         f"{left.name}: skipped, because a smaller weight ended the sweep"
                     )
-    for _recovery, name in best.values():
-        # Shown where no weight was chosen.
-        update_config(context.run.arm(name) / "config.json", stands_in=True)
-    return made
+    stand_ins = {name for _recovery, name in best.values()}  # shown where no weight was chosen
+    for arm in arms:
+        if (path := context.run.arm(arm.name) / "config.json").is_file():
+            is_in = {"selected": arm.name in selected, "stands_in": arm.name in stand_ins}
+            update_config(path, **is_in)
 
 
 def steps_of(context: Context, arm: ArmPlan) -> int:

@@ -29,6 +29,8 @@ from interp.model import LanguageModel
 from interp.store import read_json, write_json, write_table
 from unlearning.scoring import Evaluation
 from unlearning.training import (
+    Bounds,
+    discard_all,
     restore_parameters,
     restore_with_logits,
     save_parameters,
@@ -40,6 +42,7 @@ from unlearning.training import (
 SCALES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 MOST_PROMPTS = 32  # validation prompts that are answered along training
 ALONG = "along"
+TRAINING = "training"  # checkpoints and tracker output
 READINGS = "readings.parquet"
 
 
@@ -119,16 +122,24 @@ class Keeper:
         Args:
             step, level: of the weights that the folder and the model hold now.
         """
-        if all(one.step != step for one in self.readings):
-            self._read(step, 1.0, level)
-        [first] = [one for one in self.readings if one.step == step]
-        best = first
-        overdosed = level >= self.context.plan.stop_at or not first.is_coherent
-        if overdosed and not first.complies and not any(self.context.plan.bounds):
-            best = self._search(first)
+        first = self.at(step, level)
+        best = self._search(first) if self.is_overdosed(first) else first
         shutil.rmtree(self.folder / ALONG, ignore_errors=True)
         write_table(self.folder / READINGS, pd.DataFrame([asdict(one) for one in self.readings]))
         return best
+
+    def at(self, step: int, level: float) -> Reading:
+        """The reading on the path at a step: of the weights that the model has, if it is new."""
+        if all(one.step != step for one in self.readings):
+            self._read(step, 1.0, level)
+        [found] = [one for one in self.readings if one.step == step]
+        return found
+
+    def is_overdosed(self, first: Reading) -> bool:
+        """Whether another model may comply better than the one at the wanted level."""
+        plan = self.context.plan
+        too_far = first.level >= plan.stop_at or not first.is_coherent
+        return too_far and not first.complies and not Bounds(*plan.bounds)
 
     def along(self) -> pd.DataFrame:
         """The readings on the path of training: ``step`` and the answers there."""
@@ -144,6 +155,9 @@ class Keeper:
                 scale(s)
                 scaled.append(self._read(first.step, s, float("nan")))
             best = best_of([first, *along, *scaled])
+            if best is not first:
+                # A run resumed from a checkpoint would take the weights kept now for the first's.
+                discard_all(self.folder / TRAINING)
             if best.scale != 1:
                 scale(best.scale)
                 save_with_logits(self.lm, self.folder)

@@ -9,20 +9,12 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import (
-    PANEL,
-    Inputs,
-    against_control_arms,
-    rotation_table,
-    rotations,
-    update_config,
-    write_directions,
-)
+from analyses.runs import PANEL, Inputs, rotation_table, rotations, update_config, write_directions
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.harm import write_harm
 from analyses.study.inputs import arm_inputs
-from analyses.study.keeping import Keeper
+from analyses.study.keeping import TRAINING, Keeper
 from analyses.study.methods import Guard
 from analyses.study.mixing import mixture_of
 from analyses.study.plan import ArmPlan
@@ -51,7 +43,6 @@ from unlearning.training import (
 )
 
 ROTATION = "rotation.parquet"
-ALONE = "rotation_alone.parquet"  # without control arms, which may be made later
 ANSWERS = "completions.parquet"
 
 
@@ -80,7 +71,7 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
                 write_harm(context, baseline, states, scores, name)
         if arm.training:
             check_weights(context, arm, lm, folder)
-        discard_all(folder / "training")
+        discard_all(folder / TRAINING)
         run.finish(name, inputs)
 
 
@@ -132,24 +123,6 @@ def save_merged(arm: Path, options: dict[str, Any]) -> Path:
     return arm / "merged"
 
 
-def compare_states(context: Context, arms: Sequence[ArmPlan]) -> None:
-    """Give each arm's ``rotation.parquet`` the null band of the control arms.
-
-    Arms that a worker or an earlier session made get it as well.
-    """
-    folders = {arm.name: context.run.arm(arm.name) for arm in arms}
-    for arm in arms:
-        if not (folders[arm.name] / ALONE).is_file():  # an earlier version made the arm
-            _write_rotations(context, _states(context, load_made(context, arm), arm), arm)
-    alone = {name: pd.read_parquet(folder / ALONE) for name, folder in folders.items()}
-    null = [alone[arm.name] for arm in arms if arm.control]
-    for arm in arms:
-        table = against_control_arms(alone[arm.name], [] if arm.control else null)
-        path = folders[arm.name] / ROTATION
-        if not (path.is_file() and pd.read_parquet(path).equals(table)):
-            write_table(path, table)
-
-
 def _states(context: Context, lm: LanguageModel, arm: ArmPlan) -> Activations | None:
     """The arm's states; None if its shape is not the base's."""
     base = context.reference
@@ -160,10 +133,9 @@ def _states(context: Context, lm: LanguageModel, arm: ArmPlan) -> Activations | 
 
 
 def _write_rotations(context: Context, states: Activations | None, arm: ArmPlan) -> None:
-    """The arm's rotations with the null of sampling noise, so that an unfinished run has them."""
+    """The arm's rotations with the null of sampling noise; a run's table adds the control arms."""
     table = rotation_table({} if states is None else _rotations(context, states, arm))
-    for name in (ALONE, ROTATION):
-        write_table(context.run.arm(arm.name) / name, table)
+    write_table(context.run.arm(arm.name) / ROTATION, table)
 
 
 def _rotations(context: Context, states: Activations, arm: ArmPlan) -> dict[str, Rotation]:
@@ -245,7 +217,7 @@ def train_arm(
     context.progress.say(f"{arm.name}: {covered.line}")
     if (folder / "config.json").is_file():
         update_config(folder / "config.json", coverage=covered.to_json())
-    training = folder / "training"  # checkpoints and tracker output
+    training = folder / TRAINING
     if left := newest_complete(training):
         context.progress.say(f"{arm.name}: resuming from {left.name}")
     cache = context.run.folder / "cache"
@@ -264,7 +236,7 @@ def train_arm(
             report_to=plan.report_to,
         )
     scoring.finish()
-    curve = _with_text_at_end(context, baseline, arm, lm, scoring)
+    curve = _with_text_at_end(context, baseline, lm, scoring, keeper)
     restore_with_logits(lm, folder)  # training continued past them, for the curve
     assert scoring.kept_at is not None, "finish() keeps a model"
     step, scale, level = scoring.kept_at, 1.0, scoring.level_at(scoring.kept_at)
@@ -283,16 +255,23 @@ def train_arm(
 
 
 def _with_text_at_end(
-    context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel, scoring: ForgettingCurve
+    context: Context,
+    baseline: Baseline,
+    lm: LanguageModel,
+    scoring: ForgettingCurve,
+    keeper: Keeper | None,
 ) -> pd.DataFrame:
-    """The curve, with answers to harmful test prompts at its last step, beyond the kept one."""
+    """The curve, with answers to harmful test prompts at its last step, if that is not kept."""
     curve = scoring.scores()
-    end = curve["step"].max()
-    if arm.concept is None or scoring.kept_at == end:
+    end = int(curve["step"].max())
+    if keeper is None:
         return curve
+    if scoring.kept_at == end and not keeper.is_overdosed(keeper.at(end, scoring.level)):
+        return curve  # the kept model's answers are read later
     rows = context.harmful[context.harmful["split"] == "test"]
     evaluation = context.evaluation(baseline.prefixes, rows=rows)
-    with context.progress.stage(f"{arm.name}: answers at step {end}", len(rows)) as advance:
+    name = f"{keeper.arm.name}: answers at step {end}"
+    with context.progress.stage(name, len(rows)) as advance:
         said, _ = evaluation.with_text(lm, progress=advance)
     replaced = (curve["step"] == end) & curve["prompt_id"].isin(said["prompt_id"])
     said = said.assign(step=end, dose=curve.loc[replaced, "dose"].max())
