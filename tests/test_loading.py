@@ -15,6 +15,7 @@ import torch
 from peft import LoraConfig, LoraModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from analyses.costs.checkpoints import weights_of
 from interp.errors import ModelError
 from interp.model import AS_EXPECTED, LanguageModel
 from interp.model.language_model import find_layers
@@ -151,6 +152,31 @@ def test_a_relative_base_is_found_from_other_folders(
         ModelError, match=r"moved is an adapter on models.base, which does not load"
     ):
         LanguageModel.load(tmp_path / "moved")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"base_model_name_or_path": null}'], ids=str
+)
+def test_an_adapter_that_names_no_base_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ModelError, match=r"adapter_config.json names no base model"):
+        LanguageModel.load(tmp_path)
+    with pytest.raises(ModelError, match=r"adapter_config.json names no base model"):
+        weights_of(str(tmp_path))  # before the model is loaded
+
+
+def test_a_checkpoint_without_its_tokenizer_s_files_is_refused(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    """Transformers makes an empty tokenizer then, by which all prompts are the same."""
+    shutil.copytree(checkpoint_of("qwen2"), tmp_path / "half")
+    (tmp_path / "half" / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"tokenizer of .*half has no vocabulary"):
+        LanguageModel.load(tmp_path / "half")
+    for file in (tmp_path / "half").glob("*token*"):  # as model.save_pretrained alone leaves it
+        file.unlink()
+    with pytest.raises(ModelError, match=r"tokenizer of .*half has no vocabulary"):
+        LanguageModel.load(tmp_path / "half")
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(

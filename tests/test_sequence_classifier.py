@@ -211,6 +211,16 @@ def test_a_language_model_has_no_head_to_score_with(checkpoint_of: Callable[[str
         SequenceClassifier(source, "LABEL_1").read(PROMPTS, RESPONSES)
 
 
+@pytest.mark.parametrize("family", ["bert", "qwen2"])
+def test_a_classifier_without_its_tokenizer_s_files_is_refused(save: Save, family: str) -> None:
+    """With an empty tokenizer it would read the same in every text."""
+    source = save(family)
+    for file in Path(source).glob("*tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="has no vocabulary"):
+        SequenceClassifier(source).read(PROMPTS, RESPONSES)
+
+
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not a model folder"):
         find_scorer(f"sequence-classifier:{tmp_path}")

@@ -32,9 +32,20 @@ def adapter_base(folder: Path) -> str:
 
     A relative path is looked for in the working folder, then in the adapter's folder and in those
     above it.
+
+    Raises:
+        ModelError: it names none.
     """
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base = str(config["base_model_name_or_path"])
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = str(config["base_model_name_or_path"] or "")
+    except (OSError, ValueError, TypeError, KeyError):
+        base = ""
+    if not base:
+        raise ModelError(
+            f"{folder / 'adapter_config.json'} names no base model; give the adapter's folder as "
+            "it was saved, or write the base model's name there as base_model_name_or_path"
+        )
     if Path(base).is_absolute() or Path(base).is_dir() or is_gguf(base):
         return base
     above = folder.resolve()

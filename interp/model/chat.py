@@ -79,8 +79,8 @@ class Chat:
         note: what a user should know about the template; empty for most templates.
 
     Raises:
-        ModelError: the tokenizer is not a fast one; the template fails, or it drops or changes
-            messages.
+        ModelError: the tokenizer is not a fast one or has no vocabulary; the template fails, or it
+            drops or changes messages.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class Chat:
                 f"{type(tokenizer).__name__} is a slow tokenizer, which gives no character "
                 "offsets; load it with use_fast=True or convert it with the tokenizers library"
             )
+        require_vocabulary(tokenizer)
         self.tokenizer = tokenizer
         own = getattr(tokenizer, "chat_template", None)
         self.is_fallback = template is None and not own
@@ -313,6 +314,23 @@ class Chat:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def require_vocabulary(tokenizer: Any) -> None:
+    """Check that a tokenizer has more than special tokens.
+
+    Where a checkpoint lacks the tokenizer's files, transformers makes an empty tokenizer of its
+    kind, by which every text has the same tokens or none.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if len(tokenizer) <= len(tokenizer.added_tokens_decoder):
+        where = getattr(tokenizer, "name_or_path", "") or "the checkpoint"
+        raise ModelError(
+            f"the tokenizer of {where} has no vocabulary: its files (such as tokenizer.json) are "
+            "missing; write them there with tokenizer.save_pretrained"
+        )
 
 
 def _first_letter(text: str, start: int, stop: int) -> int:

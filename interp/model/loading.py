@@ -57,8 +57,8 @@ def load_merged(
             return model, load_tokenizer(folder.parent, options)
     if not (folder / "adapter_config.json").is_file():
         return _load_whole(source, dtype, options), load_tokenizer(source, options)
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base = adapter_base(folder)
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     # The requested revision belongs to the adapter, not to its base.
     base_options = {**options, "revision": config.get("revision")}
     try:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError, ModelError, first_line
-from interp.model import check_source, map_in_batches, moved, usable_device
+from interp.model import check_source, map_in_batches, moved, require_vocabulary, usable_device
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
 from unlearning.scoring.reading import ModelScorer, Workload, model_name
@@ -184,6 +184,7 @@ class SequenceClassifier:
         from transformers import AutoTokenizer
 
         tokenizer = self._loaded(AutoTokenizer)
+        require_vocabulary(tokenizer)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         # Responses are cut at their end, and decoders find the last token by its padding.
