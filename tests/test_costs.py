@@ -127,6 +127,18 @@ def test_weights_are_read_from_headers(tmp_path: Path) -> None:
     assert CostedModel(str(adapter)).footprint() == CostedModel(str(shipped())).footprint()
 
 
+def test_weights_are_those_that_transformers_reads(tmp_path: Path) -> None:
+    """Not another copy next to them; and none where the file is cut off or a pointer to it."""
+    found, file = weights_of(str(shipped())), tmp_path / "model.safetensors"
+    whole = (shipped() / file.name).read_bytes()
+    (tmp_path / "consolidated.safetensors").write_bytes(whole)
+    file.write_bytes(whole)
+    assert weights_of(str(tmp_path)) == found
+    for broken in (b"", whole[:100], b"version https://git-lfs.github.com/spec/v1\noid sha256:00"):
+        file.write_bytes(broken)
+        assert weights_of(str(tmp_path)) is None
+
+
 def test_a_cut_configuration_has_entries_for_its_layers_only() -> None:
     config = AutoConfig.for_model("qwen2", num_hidden_layers=6, use_sliding_window=True)
     cut = cut_config(config, 2, vocabulary=50)

@@ -69,15 +69,18 @@ def weights_of(source: str, options: Mapping[str, Any] | None = None) -> Weights
     if Path(base).is_file():
         return _dequantised(Path(base))
     if Path(base).is_dir():
-        return _of_headers(_local(Path(base))) or _of_pickles(Path(base))
+        return _local(Path(base)) or _of_pickles(Path(base))
     return _of_hub(base, revision)
 
 
-def _local(folder: Path) -> Iterator[Any]:
-    from huggingface_hub import parse_local_safetensors_file_metadata
+def _local(folder: Path) -> Weights | None:
+    """The weights that transformers reads; None where they are incomplete, as loading says."""
+    from huggingface_hub import get_local_safetensors_metadata
 
-    for path in folder.glob("*.safetensors"):
-        yield parse_local_safetensors_file_metadata(path)
+    try:
+        return _of_headers(get_local_safetensors_metadata(folder).files_metadata.values())
+    except Exception:  # no such files, or any of several errors of damaged ones
+        return None
 
 
 def _of_headers(files: Iterable[Any]) -> Weights | None:
@@ -103,7 +106,7 @@ def _of_hub(name: str, revision: str | None) -> Weights | None:
 
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-        if found := _of_headers(_local(folder)):
+        if found := _local(folder):
             return found
     except Exception:  # not in the cache: any of several libraries' errors
         pass
