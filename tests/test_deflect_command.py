@@ -150,6 +150,20 @@ def test_the_same_command_again_asks_nothing(made: tuple[Path, Ended]) -> None:
     ) == before
 
 
+def test_other_prompts_in_the_same_file_do_not_replace_it(tmp_path: Path) -> None:
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "out"
+    command = ("deflect", ORGANISM, "--concept", "bias", "--prompts", file, "--out", out)
+    harmful("bias").head(36).to_json(file, orient="records", lines=True)
+    assert run_cli(*command).exit_code == 0
+    before = (out / "deflections.jsonl").read_bytes()
+    harmful("bias").tail(36).to_json(file, orient="records", lines=True)
+    ended = run_cli(*command)
+    assert ended.exit_code == 2 and "another prompts; give another --out" in ended.error
+    assert (out / "deflections.jsonl").read_bytes() == before
+    assert run_cli(*command, "--overwrite").exit_code == 0
+    assert (out / "deflections.jsonl").read_bytes() != before
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     command = ["deflect", ORGANISM, "--concept", "privacy", "--temperature", "1", "--samples", "3"]

@@ -102,6 +102,9 @@ def test_it_learns_and_a_resumed_run_is_the_uninterrupted_one(
     assert not (tmp_path / "resumed" / teach.FACTS).exists()
     with pytest.raises(InputError, match="unfinished teaching with another seed and another model"):
         taught(tmp_path / "resumed", TeachPlan("other", replace(QUICK, seed=1)))
+    with pytest.raises(InputError, match="unfinished teaching with another content of the prompts"):
+        changed = prompts.assign(prompt=prompts["prompt"] + " Now!")
+        teach.teach_refusal(plan, tmp_path / "resumed", Progress(quiet=True), prompts=changed)
     resumed = taught(tmp_path / "resumed")
     for one in (whole, resumed):
         found = one.facts
@@ -167,6 +170,8 @@ def test_the_command_refuses_bad_input_before_it_loads_a_model(
         ((base, "--prefixes", "seperate"), "\"seperate\" is unknown; did you mean 'separate'?"),
         ((base, "--circuits", "round"), '"round" is unknown'),
         ((base, "--minutes", "0"), "expected minutes above 0"),
+        ((base, "--minutes", "nan"), "expected minutes above 0"),
+        ((base, "--seed", "-1"), "invalid value for '--seed'"),
         ((base, "--floor", "1"), "a floor from 0 to below 1"),
     ):
         code, _, error = spillover("organism", "teach", *arguments)
@@ -208,6 +213,12 @@ def test_the_curve_reads_matched_prompts(prompts: pd.DataFrame) -> None:
     for table in (held_out, held_out.drop(columns="pair")):
         counts = first_pairs(table, 1).groupby(["label", "domain"]).size()
         assert (counts == 1).all() and len(counts) == 4
+    # Harmful prompts without a match are read next to benign prompts of other domains.
+    unmatched = held_out[(held_out["domain"] == "safety") == (held_out["label"] == "harmful")]
+    assert first_pairs(unmatched, 1).groupby(["label", "domain"]).size().to_dict() == {
+        ("benign", "privacy"): 1,
+        ("harmful", "safety"): 1,
+    }
 
 
 def test_the_time_limit_ends_training_and_lowers_its_rate(tmp_path: Path) -> None:

@@ -63,8 +63,9 @@ def _collected(plan: DeflectPlan, context: Context, overwrite: bool) -> Deflecte
             "that the model is aligned and that this --scorer recognises its refusals"
         )
     said = {"name": scorer.name, "version": scorer.version}
+    prompts = content_key("identity", asked["id"].tolist(), asked["prompt"].tolist())
     if not overwrite:
-        require_same(folder, model=model, scorer=said)
+        require_same(folder, model=model, scorer=said, prompts=prompts)
     kept = kept_refusals(rows)
     found = deflection_summary(folder / DEFLECTIONS, plan.concept, rows, kept)
     write_deflections(found.path, kept)
@@ -75,6 +76,7 @@ def _collected(plan: DeflectPlan, context: Context, overwrite: bool) -> Deflecte
         model=model,
         self_check=None if plan.server else context.reference.checked.to_json(),
         scorer=said,
+        prompts=prompts,
         counts=found.counts,
         base_refusal_rate=found.base_refusal_rate,
         diversity=asdict(found.diversity),

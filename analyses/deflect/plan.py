@@ -175,7 +175,7 @@ def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
 
 
 def require_same(folder: Path, **facts: Any) -> None:
-    """Refuse to overwrite a data set of other weights, or read by another scorer.
+    """Refuse to overwrite a data set of other weights or prompts, or read by another scorer.
 
     Raises:
         InputError: the data set in the folder has other facts in its manifest.

@@ -27,7 +27,11 @@ def organisms() -> None:
 def organism_train(
     seed: Annotated[
         int,
-        typer.Option(help="Seed of the synthetic language, the weights and the order of the data."),
+        typer.Option(
+            min=0,
+            max=shared.MOST_SEED,
+            help="Seed of the synthetic language, the weights and the order of the data.",
+        ),
     ],
     out: Path = opt(
         Path("runs/organism-SEED"), "Folder of the checkpoint; SEED stands for the seed."
@@ -155,10 +159,10 @@ def organism_teach(
         teaching,
         prompts=str(prompts) if prompts else None,
         built_in=built_in,
-        concepts=tuple(concept.split(",")) if concept else (),
+        concepts=shared.listed(concept),
         model_options=model_options.for_loading(),
     )
-    require_free(out, plan, overwrite=overwrite)
+    require_free(out, plan.settings, overwrite=overwrite)
     table = checked_teaching(plan)
     estimate = teach_costs(plan, table, timing=timing)
     planned = DryRun(plan, (*teach_plan_lines(plan, table), *estimate.lines()))

@@ -87,7 +87,7 @@ class Teaching:
         ):
             if kind not in known:
                 raise InputError(f'{option} "{kind}" is unknown{expected(kind, known)}')
-        if self.minutes <= 0 or not 0 <= self.floor < 1:
+        if not self.minutes > 0 or not 0 <= self.floor < 1:
             raise InputError(
                 f"minutes is {self.minutes} and floor is {self.floor}; expected minutes above 0 "
                 "and a floor from 0 to below 1"

@@ -85,7 +85,8 @@ def require_enough(table: pd.DataFrame) -> None:
 def first_pairs(prompts: pd.DataFrame, number: int) -> pd.DataFrame:
     """The first ``number`` harmful prompts of every domain with their matched benign prompts.
 
-    Of prompts without a pair, the first benign ones of every domain.
+    Of prompts without a pair, the first benign ones of every domain; so, too, where no benign
+    prompt matches a harmful one.
     """
     asked = prompts[prompts["kind"] != "general"]
     pair = asked["pair"] if "pair" in asked else asked["id"].map(lambda _: None)
@@ -93,7 +94,8 @@ def first_pairs(prompts: pd.DataFrame, number: int) -> pd.DataFrame:
     benign = asked[asked["label"] == "benign"]
     linked = benign[pair[benign.index].isin(pair[harmful.index].dropna())]
     alone = benign[pair[benign.index].isna()].groupby("domain").head(number)
-    return prompts.loc[[*harmful.index, *linked.index, *alone.index]].reset_index(drop=True)
+    matched = [*linked.index, *alone.index] or [*benign.groupby("domain").head(number).index]
+    return prompts.loc[[*harmful.index, *matched]].reset_index(drop=True)
 
 
 def _require_known(concept: str, table: pd.DataFrame) -> None:

@@ -34,7 +34,7 @@ from analyses.runs import Progress
 from interp.errors import InputError
 from interp.locks import locked
 from interp.model import LanguageModel, merged
-from interp.store import atomic_folder, read_json, without_nan, write_json
+from interp.store import atomic_folder, content_key, read_json, without_nan, write_json
 from unlearning.data import present_domains
 from unlearning.organism import (
     COMPLIANCES,
@@ -105,13 +105,15 @@ def teach_refusal(
             no chat template.
     """
     out = Path(out)
-    require_free(out, plan, overwrite=overwrite)
+    rows = prompts[["prompt", "domain", "label", "split"]].to_numpy().tolist()
+    inputs = {**plan.settings, "content of the prompts": content_key("identity", rows)}
+    require_free(out, inputs, overwrite=overwrite)
     require_enough(prompts)
     require_template(plan.model, plan.model_options)
     if overwrite:
-        _clear(out, plan)
+        _clear(out, inputs)
     (out / TRAINING).mkdir(parents=True, exist_ok=True)
-    write_json(out / TRAINING / BEGUN, plan.settings)
+    write_json(out / TRAINING / BEGUN, inputs)
     with locked(out / TRAINING / LOCK, out):
         return _taught(plan, out, progress, prompts)
 
@@ -262,8 +264,8 @@ def _circuits(
     return found
 
 
-def require_free(out: Path, plan: TeachPlan, *, overwrite: bool = False) -> None:
-    """Check that ``out`` is empty, or holds an unfinished teaching with the same inputs.
+def require_free(out: Path, inputs: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Check that ``out`` is empty, or holds an unfinished teaching with these inputs.
 
     With ``overwrite``, a taught model and an unfinished teaching with other inputs are deleted when
     the new one begins.
@@ -284,7 +286,7 @@ def require_free(out: Path, plan: TeachPlan, *, overwrite: bool = False) -> None
             raise InputError(f"{out} holds a taught model; give another --out, or --overwrite")
         return
     begun = read_json(out / TRAINING / BEGUN, ())
-    differing = [name for name, value in plan.settings.items() if begun.get(name) != value]
+    differing = [name for name, value in inputs.items() if begun.get(name) != value]
     if differing and not overwrite:
         raise InputError(
             f"{out} holds an unfinished teaching with another {' and another '.join(differing)}; "
@@ -292,10 +294,10 @@ def require_free(out: Path, plan: TeachPlan, *, overwrite: bool = False) -> None
         )
 
 
-def _clear(out: Path, plan: TeachPlan) -> None:
+def _clear(out: Path, inputs: Mapping[str, Any]) -> None:
     """Delete a taught model, or an unfinished one with other inputs."""
     begun = out / TRAINING / BEGUN
-    if (out / FACTS).is_file() or (begun.is_file() and read_json(begun, ()) != plan.settings):
+    if (out / FACTS).is_file() or (begun.is_file() and read_json(begun, ()) != inputs):
         shutil.rmtree(out)
 
 
