@@ -101,6 +101,22 @@ def test_what_training_has_seen_is_found_and_can_be_left_out(
     assert code == 2 and "2 dropped" in said and "error: " in said
 
 
+def test_prompts_of_one_label_are_made_and_compared_too(
+    spillover: Spillover, own: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "harmful.jsonl"
+    mapped = ("--own", own, *MAPPED, "--map", "Theft=safety", "--map", "Law=privacy")
+    code, text, said = spillover("prompts", "make", *mapped, "--out", out)
+    assert code == 0 and "2 prompts" in text, said
+    twice = tmp_path / "twice.jsonl"
+    lines = out.read_text(encoding="utf-8")
+    twice.write_text(lines + lines.replace('"id": "own', '"id": "again'), encoding="utf-8")
+    code, text, _ = spillover("prompts", "leaks", out, twice)
+    assert code == 1 and text.startswith("4 of 4 ")  # rows, not different texts
+    code, _, said = spillover("prompts", "make", *mapped, "--apart-from", out, "--out", "x.jsonl")
+    assert code == 2 and "2 dropped" in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

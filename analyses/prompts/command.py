@@ -157,10 +157,10 @@ def make(
         for (source, reason), rows in kept.dropped.groupby(["source", "reason"]):
             typer.echo(f"{len(rows)} rows of {source} dropped: {reason}", err=True)
     if apart_from is not None:
-        shared = leaks(read_prompts(apart_from), table)
+        shared = leaks(read_prompts(apart_from, required_labels=()), table)
         table = table[~table["id"].isin(set(shared["evaluation_id"]))]
         typer.echo(f"{shared['evaluation_id'].nunique()} dropped: in {apart_from} too", err=True)
-    prompts = as_prompts(table.reset_index(drop=True), "what is left")
+    prompts = as_prompts(table.reset_index(drop=True), "what is left", required_labels=())
     rows = prompts.astype(object).where(prompts.notna(), None)
     write_records(rows.to_dict("records"), out)
     typer.echo(f"{out}: {len(prompts)} prompts")
@@ -184,13 +184,13 @@ def show_leaks(
     from unlearning.data import read_prompts
     from unlearning.data.sources import leaks
 
-    seen = read_prompts(training)
+    seen = read_prompts(training, required_labels=())
     if evaluation is None:
         seen, asked = seen[seen["split"] == "train"], seen[seen["split"] != "train"]
     else:
-        asked = read_prompts(evaluation)
+        asked = read_prompts(evaluation, required_labels=())
     found = leaks(seen, asked)
-    leaked = found["evaluation_prompt"].nunique()
+    leaked = found["evaluation_id"].nunique()
     typer.echo(f"{leaked} of {len(asked)} evaluation prompts are near-duplicates of training ones")
     for row in found.head(SHOWN_LEAKS).itertuples():
         typer.echo(f"  {row.similarity:.2f}  {row.train_prompt!r} ~ {row.evaluation_prompt!r}")

@@ -51,7 +51,7 @@ def prompts(source: str | Path | pd.DataFrame | Sequence[str] | None = None) -> 
     if source is None:
         return matched_pairs()
     if isinstance(source, pd.DataFrame):
-        return as_prompts(source)
+        return as_prompts(source, required_labels=())
     if not isinstance(source, str | Path):
         return _of_benchmarks(list(source))
     if own := defaults_for(known_model(str(source))).organism:
@@ -68,7 +68,8 @@ def _of_benchmarks(names: Sequence[str]) -> pd.DataFrame:
     if not names:
         raise InputError("an empty list of benchmarks; name one, for instance xstest")
     found = deduplicated(combined([load_named(name) for name in names]).prompts).prompts
-    return as_prompts(found.reset_index(drop=True), " and ".join(names))
+    name = " and ".join(names)
+    return as_prompts(found.reset_index(drop=True), name, required_labels=())
 
 
 def texts_of(prompts: pd.DataFrame | Sequence[str]) -> list[str]:

@@ -79,7 +79,12 @@ def matched_pairs() -> pd.DataFrame:
     return read_prompts(MATCHED_PAIRS)
 
 
-def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataFrame:
+def as_prompts(
+    table: pd.DataFrame,
+    name: str = "the prompts table",
+    *,
+    required_labels: Collection[str] = LABELS,
+) -> pd.DataFrame:
     """A checked and completed copy of a table in memory, as :func:`read_prompts` does for a file.
 
     Raises:
@@ -92,7 +97,7 @@ def as_prompts(table: pd.DataFrame, name: str = "the prompts table") -> pd.DataF
     records = numbered({str(key): _plain(value) for key, value in row.items()} for row in rows)
     if not records:
         raise InputError(f"{name} is empty; expected at least one row")
-    return _table(_checked(with_single_turns(records, name), name))
+    return _table(_checked(with_single_turns(records, name), name, required_labels))
 
 
 def present_domains(prompts: pd.DataFrame) -> tuple[str, ...]:
@@ -178,7 +183,7 @@ def controls(prompts: pd.DataFrame, split: str) -> Controls:
 
 
 def _checked(
-    records: Sequence[Record], name: str, required_labels: Collection[str] = LABELS
+    records: Sequence[Record], name: str, required_labels: Collection[str]
 ) -> Sequence[Record]:
     for record in records:
         if isinstance(text := record.given.get("prompt"), str) and not text.strip():
