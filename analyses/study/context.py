@@ -19,7 +19,7 @@ from interp.activations import Activations, collect, instruction_and_last
 from interp.errors import InputError
 from interp.model import LanguageModel, copied, merged
 from interp.statistics import Contrast
-from unlearning.data import present_domains, require_concepts
+from unlearning.data import normalised, present_domains, require_concepts
 from unlearning.deflections import read_deflections, short_of_prompts
 from unlearning.losses import for_forgetting
 from unlearning.refusal import ResponsePrefixes
@@ -67,6 +67,19 @@ class Context:
             f"left out: {why}; it is neither unlearned nor retained"
             for why in self.left_out.values()
         ]
+
+    @property
+    def contaminated_lines(self) -> list[str]:
+        """A line where ready-made deflections hold prompts that the study is evaluated on."""
+        if self.pairs is None:
+            return []
+        trained = set(map(normalised, self.pairs["prompt"]))
+        both = sum(normalised(prompt) in trained for prompt in self.evaluated["prompt"])
+        return [
+            f"warning: {self.plan.deflections} holds {both} of the {len(self.evaluated)} "
+            "validation and test prompts, so arms train on what they are evaluated on; leave them "
+            "out"
+        ] * bool(both)
 
     @cached_property
     def evaluated(self) -> pd.DataFrame:

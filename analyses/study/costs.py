@@ -51,7 +51,7 @@ def study_plan_lines(
         + ")",
         _arms(plan) if most is None else f"arms: {most} at most",
         *_unlearned(plan),
-        *([f"deflections: {plan.sampling.line}"] * plan.unlearns),
+        *_deflections(plan),
         check_line(plan.model),
     ]
 
@@ -90,6 +90,16 @@ def _unlearned(plan: StudyPlan) -> list[str]:
     )
     lines = [f"unlearned: {concepts} (objective: {objectives}; trained: {weights})"]
     return lines + [f"retained in some arms: {retained}"] * bool(retained)
+
+
+def _deflections(plan: StudyPlan) -> list[str]:
+    """Where the refusals come from that the arms train on."""
+    if plan.deflections is None:
+        return [f"deflections: {plan.sampling.line}"] * plan.unlearns
+    retained = f"; of retained domains: {plan.sampling.line}" * bool(
+        plan.deflected(ready_made=True)
+    )
+    return [f"deflections: those in {plan.deflections}{retained}"]
 
 
 def work_lines(plan: StudyPlan, work: Extent) -> list[str]:
