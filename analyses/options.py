@@ -80,7 +80,7 @@ Prompts = Annotated[
 Deflections = Annotated[
     Path | None,
     typer.Option(
-        help="File of the target's refusals (prompt, response and, for DPO, preferred) to train on "
+        help="File of the target's refusals to train on: prompt, response and, for DPO, compliance "
         "(default: the model's own answers, collected first)."
     ),
 ]
@@ -88,7 +88,10 @@ Concept = Annotated[str, typer.Option(help="Domain whose refusals are unlearned.
 Seeds = Annotated[
     int, typer.Option(min=1, help="Number of unlearning seeds; each arm is trained once per seed.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of every random choice of this command.")]
+MOST_SEED = 2**32 - 1  # NumPy's largest
+Seed = Annotated[
+    int, typer.Option(min=0, max=MOST_SEED, help="Seed of every random choice of this command.")
+]
 Control = Annotated[
     bool,
     typer.Option(
@@ -289,10 +292,9 @@ class ModelOptions:
         if self.chat_template is not None:
             try:
                 options["template"] = self.chat_template.read_text(encoding="utf-8")
-            except OSError as error:
-                raise InputError(
-                    f"--chat-template {self.chat_template}: {error.strerror}"
-                ) from error
+            except (OSError, UnicodeDecodeError) as error:
+                why = getattr(error, "strerror", None) or "not UTF-8 text"
+                raise InputError(f"--chat-template {self.chat_template}: {why}") from error
         options["template_arguments"] = named_values(self.chat_template_arg, "--chat-template-arg")
         return {name: value for name, value in options.items() if value}
 

@@ -54,6 +54,7 @@ class TrainingOptions:
         None,
         "Weight of the retain loss; several are tried in order until one contains the leakage "
         "(default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms).",
+        min=0,
     )
     retain_unit: str | None = opt(
         None,

@@ -170,6 +170,10 @@ def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
         (["--retain", ","], "nothing cannot be retained"),
         (["--batch-size", "32", "--micro-batch-size", "5"], "does not divide"),
         (["--chat-template", "absent.jinja"], "absent.jinja"),
+        (["--chat-template", "utf16.jinja"], "utf16.jinja: not UTF-8 text"),
+        (["--retain", "bias", "--retain-weight", "-1"], "--retain-weight"),
+        (["--retain", "bias", "--retain-weight", "nan"], "--retain-weight"),
+        (["--seed", "-1"], "--seed"),
         (["--chat-template-arg", "enable_thinking"], "name=value"),
         (["--deflections", "absent.jsonl"], "absent.jsonl does not exist"),
         (["--deflections", "few.jsonl"], "holds 31 deflections; unlearning needs at least 32"),
@@ -188,9 +192,25 @@ def test_an_option_that_cannot_be_met(
     only_plan: bool,
 ) -> None:
     write(tmp_path / "few.jsonl", [{"prompt": "a", "response": "No."}] * 31)
+    (tmp_path / "utf16.jinja").write_bytes("{{ messages }}".encode("utf-16"))
     line = one_line(spillover(*unlearn(prompts, *more, *["--dry-run"] * only_plan)))
     assert expected in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_model")
+def test_given_deflections_are_in_the_plan_and_so_are_test_prompts_among_them(
+    spillover: Spillover, tmp_path: Path, prompts: Path
+) -> None:
+    tested = [row["prompt"] for row in rows() if row["split"] == "test"][:3]
+    for asked, warned in (([], False), ([text.upper() for text in tested], True)):
+        pairs = [{"prompt": text, "response": "No."} for text in [*asked, *map(str, range(40))]]
+        given = ("--deflections", write(tmp_path / "given.jsonl", pairs), "--dry-run")
+        code, _, said = spillover(*unlearn(prompts, *given))
+        assert code == 0 and f"deflections: those in {tmp_path / 'given.jsonl'}\n" in said, said
+        assert ("given.jsonl holds 3 of the " in said) is warned
+    _, _, said = spillover(*unlearn(prompts, *given, "--retain", "privacy"))
+    assert "given.jsonl; of retained domains: greedy refusals" in said
 
 
 @pytest.mark.usefixtures("no_model")

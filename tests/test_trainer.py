@@ -866,6 +866,14 @@ def test_weights_that_are_no_numbers_are_never_a_checkpoint(
         ({"options": {"beta": 0}}, "beta is 0"),
         ({"trained": "head"}, "trained is 'head'; expected one of lora"),
         ({"batch_size": 4, "micro_batch_size": 3}, "3 does not divide batch_size 4"),
+        ({"retain_weight": -1.0}, "retain_weight is -1.0; expected 0 or more"),
+        ({"retain_weight": float("nan")}, "retain_weight is nan; expected 0 or more"),
+        ({"learning_rate": -1e-4}, "learning_rate is -0.0001; expected 0 or more"),
+        ({"max_grad_norm": -1.0}, "max_grad_norm is -1.0; expected 0 or more"),
+        ({"slack": float("nan")}, "slack is nan; expected a number"),
+        ({"lora_alpha": 0.5}, "lora_alpha is 0.5 .* expected whole numbers"),
+        ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"seed": 2**32}, r"below 2\*\*32"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], message: str) -> None:
@@ -873,7 +881,7 @@ def test_settings_that_mean_nothing_are_refused(wrong: dict[str, Any], message: 
         TrainingSettings(**wrong)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "micro_batch_size", "max_steps"])
+@pytest.mark.parametrize("name", ["batch_size", "micro_batch_size", "max_steps", "lora_alpha"])
 def test_settings_that_must_be_positive_are_refused_at_zero(name: str) -> None:
     with pytest.raises(InputError, match=name):
         TrainingSettings(**{name: 0})  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -12,6 +13,14 @@ from unlearning.losses import registry
 from unlearning.training import parameters
 
 RETAIN_UNITS = ("loss", "gradient")
+POSITIVE = (
+    *("retain_ratio", "lora_rank", "lora_alpha", "batch_size", "micro_batch_size", "max_steps"),
+    "beta",
+)
+NOT_NEGATIVE = (
+    *("retain_weight", "multiplier_rate", "learning_rate", "max_grad_norm", "length_window"),
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -108,13 +117,20 @@ class TrainingSettings:
                 f"{retain.name} is a distance to the base model, where its gradient is 0; its "
                 "weight is in units of the loss (--retain-unit loss)"
             )
-        positive = ["retain_ratio", "lora_rank", "batch_size", "max_steps"]
-        positive += ["micro_batch_size"] if self.micro_batch_size is not None else []
-        for name in positive:
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if options.get("beta", 1) <= 0:
-            raise InputError(f"beta is {options['beta']}; expected more than 0")
+        numbers = {**vars(self), "beta": options.get("beta", 1.0)}
+        for name in POSITIVE:
+            if numbers[name] is not None and not numbers[name] > 0:  # NaN is not, either
+                raise InputError(f"{name} is {numbers[name]}; expected more than 0")
+        for name in NOT_NEGATIVE:
+            if not numbers[name] >= 0:
+                raise InputError(f"{name} is {numbers[name]}; expected 0 or more")
+        if math.isnan(self.slack):
+            raise InputError("slack is nan; expected a number")
+        if self.lora_alpha % 1 or self.seed >= 2**32:
+            raise InputError(
+                f"lora_alpha is {self.lora_alpha} and seed is {self.seed}; expected whole numbers, "
+                "the seed below 2**32"
+            )
         if self.batch_size % (self.micro_batch_size or self.batch_size):
             raise InputError(
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size "
