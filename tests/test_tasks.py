@@ -17,10 +17,11 @@ from unlearning.utility import run_tasks
 
 QUESTIONS = [f"Which of the two is number {number}?" for number in range(6)]
 CHOICES = ("first", "second")
+TAKE = {"function": "take_first"}
 
 
-def write_task(folder: Path, name: str = "tiny_choice") -> Path:
-    """A multiple-choice task in YAML with its data beside it."""
+def write_task(folder: Path, name: str = "tiny_choice", **changes: object) -> Path:
+    """A multiple-choice task, or one with ``changes``, in YAML with its data beside it."""
     folder.mkdir(exist_ok=True)
     data = folder / f"{name}.jsonl"
     rows = [{"question": text, "answer": n % 2} for n, text in enumerate(QUESTIONS)]
@@ -36,6 +37,7 @@ def write_task(folder: Path, name: str = "tiny_choice") -> Path:
         "doc_to_target": "answer",
         "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
         "metadata": {"version": 1.0},
+        **changes,
     }
     # JSON is YAML.
     (folder / f"{name}.yaml").write_text(json.dumps(task), encoding="utf-8")
@@ -70,6 +72,30 @@ def test_items_are_scored_as_by_hand(mistral: LanguageModel, tmp_path: Path) -> 
     assert list(found.sort_values("item")["value"]) == expected
     assert set(found["task"]) == {"tiny_choice"} and set(found["metric"]) == {"acc"}
     assert (mistral.tokenizer.chat_template, mistral.tokenizer.pad_token) == (template, padding)
+
+
+def test_every_filter_of_an_answer_is_a_metric_of_its_own(
+    mistral: LanguageModel, tmp_path: Path
+) -> None:
+    """As in gsm8k, whose answers are read strictly and flexibly."""
+    pytest.importorskip("lm_eval")
+    filters = [
+        {"name": name, "filter": [{"function": "regex", "regex_pattern": pattern}, TAKE]}
+        for name, pattern in (("strict", "(never this)"), ("loose", "()"))
+    ]
+    folder = write_task(
+        tmp_path / "tasks",
+        output_type="generate_until",
+        generation_kwargs={"max_gen_toks": 2, "until": ["."]},
+        doc_to_choice=None,
+        doc_to_target="{{ '' }}",
+        filter_list=filters,
+        metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    )
+    found = run_tasks(mistral, ["tiny_choice"], folder=folder, limit=3)
+    wide = found.pivot(index=["task", "item"], columns="metric", values="value")
+    assert wide["exact_match,strict"].tolist() == [0.0] * 3
+    assert wide["exact_match,loose"].tolist() == [1.0] * 3
 
 
 def test_the_chat_format_is_a_choice(

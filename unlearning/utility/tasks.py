@@ -61,7 +61,7 @@ def run_tasks(
 
     Returns:
         Columns ``task, item, metric, value``: a row for each item and each metric that is a mean
-        over items.
+        over items. If a task reads answers by filters, its metrics are named ``METRIC,FILTER``.
 
     Raises:
         InputError: the harness is not installed, or a task is unknown or its data out of reach.
@@ -122,8 +122,14 @@ def run_tasks(
 def _by_item(found: Any) -> pd.DataFrame:
     import pandas as pd
 
+    # Some tasks read each answer by several filters, as the harness's own metric names say.
     rows = [
-        {"task": task, "item": int(sample["doc_id"]), "metric": metric, "value": float(value)}
+        {
+            "task": task,
+            "item": int(sample["doc_id"]),
+            "metric": metric if sample["filter"] == "none" else f"{metric},{sample['filter']}",
+            "value": float(value),
+        }
         for task, samples in found.get("samples", {}).items()
         for sample in samples
         for metric in sample.get("metrics", ())
