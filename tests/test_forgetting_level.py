@@ -194,14 +194,15 @@ def test_a_resumed_bounded_run_equals_an_uninterrupted_one(
     kept: list[int] = []
     whole = curve(0, kept)
     assert train(whole, 0, len(rates)) == stops and whole.kept_at == keeps
-    for cut in range(stops):
+    for cut in range(stops + 1):
         again: list[int] = []
         first = curve(0, again)
         train(first, 0, cut)
         first.save_state(tmp_path)
         resumed = curve(cut, again)
         resumed.load_state(tmp_path)
-        assert train(resumed, cut, len(rates)) == stops
+        end = ForgettingCurve.ended_at(tmp_path) or len(rates)
+        assert train(resumed, cut, end) == stops
         assert (resumed.kept_at, resumed.level, again) == (keeps, whole.level, kept)
         pd.testing.assert_frame_equal(resumed.scores(), whole.scores())
 

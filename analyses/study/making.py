@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from unlearning.training import (
 
 ROTATION = "rotation.parquet"
 ANSWERS = "completions.parquet"
+SCORES = "scores"  # in a checkpoint
 
 
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
@@ -220,6 +222,8 @@ def train_arm(
     training = folder / TRAINING
     if left := newest_complete(training):
         context.progress.say(f"{arm.name}: resuming from {left.name}")
+        if ended := ForgettingCurve.ended_at(left / SCORES):
+            settings = replace(settings, max_steps=ended)  # its curve is drawn: train no further
     cache = context.run.folder / "cache"
     share(TrainingRun(mixture, settings, training, cache, plan.checkpoint_every))
     with context.progress.stage(f"{arm.name}: training", settings.max_steps) as advance:
@@ -232,7 +236,7 @@ def train_arm(
             around_forward=guard.around_forward,
             cache=cache,
             checkpoint_every=plan.checkpoint_every,
-            states={"scores": scoring} | ({"answers": keeper} if keeper else {}),
+            states={SCORES: scoring} | ({"answers": keeper} if keeper else {}),
             report_to=plan.report_to,
         )
     scoring.finish()

@@ -31,6 +31,7 @@ CURVE_STEPS = 1.5
 LEVELS = (0.25, 0.5, 0.75, 0.9)
 # Scored steps per doubling where each one generates answers.
 BY_TEXT = 1
+STATE = "dose.json"
 _NO_REFUSAL = 1e-6  # floor for R_d(0): a domain that never refused loses nothing
 
 
@@ -135,6 +136,7 @@ class ForgettingCurve(TrainerCallback):
         self.read_text = read_text
         self.level = 0.0
         self.kept_at: int | None = None
+        self._ended_at: int | None = None
         self.tables = [base.assign(step=0, dose=0.0)]
 
     def on_step_end(
@@ -156,7 +158,8 @@ class ForgettingCurve(TrainerCallback):
                 further = before < self.level and before < self.stop_at
                 if within and (crosses or (self.bounds and further)):
                     self._keep(step)
-                control.should_training_stop |= not within or self._is_drawn(step)
+                if not within or self._is_drawn(step):
+                    control.should_training_stop, self._ended_at = True, step
             self.tables.append(scores.assign(step=step, dose=self.level))
         return control
 
@@ -172,7 +175,8 @@ class ForgettingCurve(TrainerCallback):
     def save_state(self, folder: Path) -> None:
         """The scores so far, for a run that is resumed."""
         write_table(folder / "scores.parquet", self.scores())
-        write_json(folder / "dose.json", {"dose": self.level, "kept_at": self.kept_at})
+        state = {"dose": self.level, "kept_at": self.kept_at, "ended_at": self._ended_at}
+        write_json(folder / STATE, state)
 
     def load_state(self, folder: Path) -> None:
         """Restore the scores that :meth:`save_state` wrote."""
@@ -181,8 +185,18 @@ class ForgettingCurve(TrainerCallback):
         stored = pd.read_parquet(folder / "scores.parquet")
         # One table a step again: the bounds compare with the first one, step 0.
         self.tables = [rows for _, rows in stored.groupby("step", sort=False)]
-        state = read_json(folder / "dose.json")
+        state = read_json(folder / STATE)
         self.level, self.kept_at = state["dose"], state["kept_at"]
+        self._ended_at = self.ended_at(folder)
+
+    @staticmethod
+    def ended_at(folder: Path) -> int | None:
+        """The step at which the curve ended training, if it had in the state in ``folder``.
+
+        A run that is resumed from this state trains no further.
+        """
+        found: int | None = read_json(folder / STATE).get("ended_at")
+        return found
 
     @property
     def _read_at(self) -> tuple[float, ...]:
