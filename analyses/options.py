@@ -295,8 +295,17 @@ class ModelOptions:
             except (OSError, UnicodeDecodeError) as error:
                 why = getattr(error, "strerror", None) or "not UTF-8 text"
                 raise InputError(f"--chat-template {self.chat_template}: {why}") from error
+        if self.system is not None and not self.system.strip():
+            raise InputError(
+                "--system is empty; leave it out for the template's own system message, or give "
+                "--chat-template FILE without one"
+            )
         options["template_arguments"] = named_values(self.chat_template_arg, "--chat-template-arg")
         return {name: value for name, value in options.items() if value}
+
+
+# As Python has them: the text "False" is true in a template.
+PYTHONS = {"True": True, "False": False, "None": None}
 
 
 def listed(text: str | None) -> tuple[str, ...]:
@@ -305,7 +314,9 @@ def listed(text: str | None) -> tuple[str, ...]:
 
 
 def named_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
-    """The values of ``NAME=VALUE`` pairs by name; ``option`` is what gave them.
+    """The values of ``NAME=VALUE`` pairs by name: JSON, ``True``, ``False``, ``None``, else text.
+
+    ``option`` is what gave them.
 
     Raises:
         InputError: a pair has no equals sign.
@@ -318,5 +329,5 @@ def named_values(pairs: list[str] | None, option: str) -> dict[str, Any]:
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
-            found[name] = value
+            found[name] = PYTHONS.get(value, value)
     return found

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from interp.errors import ModelError
+from interp.errors import InputError, ModelError
 from interp.model import Chat
 from interp.model.chat import PLAIN_TEMPLATE
 from tests.checkpoints import CHAT_ML, FAMILIES
@@ -237,6 +237,12 @@ def test_templates_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(ModelError, match=message):
         chat_of(checkpoint_of("qwen2"), template=template)
+
+
+def test_an_empty_system_message_is_refused(checkpoint_of: Callable[[str], Path]) -> None:
+    """The template's own would stand in its place."""
+    with pytest.raises(InputError, match="the system message is empty"):
+        chat_of(checkpoint_of("qwen2"), system=" ")
 
 
 def test_slow_tokenizers_are_refused() -> None:

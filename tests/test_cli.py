@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from analyses.options import named_values
 from interp.model import LanguageModel
 from tests.conftest import Spillover
 from unlearning.data import DOMAINS, matched_pairs
@@ -175,6 +176,7 @@ def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
         (["--retain", "bias", "--retain-weight", "nan"], "--retain-weight"),
         (["--seed", "-1"], "--seed"),
         (["--chat-template-arg", "enable_thinking"], "name=value"),
+        (["--system", " "], "--system is empty"),
         (["--deflections", "absent.jsonl"], "absent.jsonl does not exist"),
         (["--deflections", "few.jsonl"], "holds 31 deflections; unlearning needs at least 32"),
         (["--deflections", "few.jsonl", "--concept", "bias"], "one --concept"),
@@ -196,6 +198,13 @@ def test_an_option_that_cannot_be_met(
     line = one_line(spillover(*unlearn(prompts, *more, *["--dry-run"] * only_plan)))
     assert expected in line
     assert not (tmp_path / "run").exists()
+
+
+def test_values_of_names_are_json_or_as_python_has_them() -> None:
+    """The text "False" would be true in a template."""
+    given = ["a=false", "b=False", "c=None", "d=0.5", 'e="False"', "f=2024-01-01", "g=x=y"]
+    expected = [False, False, None, 0.5, "False", "2024-01-01", "x=y"]
+    assert list(named_values(given, "--option").values()) == expected
 
 
 @pytest.mark.usefixtures("no_model")

@@ -81,6 +81,7 @@ class Chat:
     Raises:
         ModelError: the tokenizer is not a fast one or has no vocabulary; the template fails, or it
             drops or changes messages.
+        InputError: the system message is empty.
     """
 
     def __init__(
@@ -98,6 +99,11 @@ class Chat:
                 "offsets; load it with use_fast=True or convert it with the tokenizers library"
             )
         require_vocabulary(tokenizer)
+        if system is not None and not system.strip():
+            raise InputError(
+                "the system message is empty; leave it out for the template's own, or give a "
+                "template without one"
+            )
         self.tokenizer = tokenizer
         own = getattr(tokenizer, "chat_template", None)
         self.is_fallback = template is None and not own
