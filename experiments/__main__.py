@@ -78,8 +78,10 @@ def gallery(
 def prompt_forecasts(
     out: Annotated[Path, typer.Option(help="Folder of model organisms, runs, table and figure.")],
     seeds: Annotated[
-        str, typer.Option(help="Model organism seeds, separated by commas.")
-    ] = "301,302,303",
+        str | None,
+        typer.Option(help="Model organism seeds, separated by commas (default: those reported)."),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe of training: gated or ungated.")] = "gated",
     rows: Annotated[
         Path | None,
         typer.Option(
@@ -93,11 +95,12 @@ def prompt_forecasts(
     from experiments import prompt_forecasts as measured
     from interp.store import read_table
 
-    chosen = _numbers(seeds)
+    chosen = _numbers(seeds) if seeds else measured.REPORTED[recipe]
     if rows is None:
-        found = measured.measure_prompt_forecasts(chosen, out)
+        found = measured.measure_prompt_forecasts(chosen, out, recipe=recipe)
     else:
-        found = measured.write_prompt_forecasts(read_table(rows), measured.planned(chosen), out)
+        planned = measured.planned(chosen, recipe)
+        found = measured.write_prompt_forecasts(read_table(rows), planned, out)
     typer.echo(json.dumps(found, indent=2))
 
 

@@ -1,10 +1,10 @@
 """Does the forecast by prompt say which refused prompts flip? Model organisms, each unlearned.
 
 Development, and the error of the predicted log-odds (:data:`analyses.predict.by_prompt.ERROR`),
-used TUNING model organisms, never REPORTED ones; a result has the error of largest likelihood as
-well. ``manifest.json`` names every arm before the first is made; an arm without a result is listed
-as missing. ``prompts.parquet`` holds a row per prompt, and :func:`write_prompt_forecasts` makes
-every table and the figure from it.
+used the model organism 106 of the recipe ``ungated``, never REPORTED ones; a result has the error
+of largest likelihood as well. ``manifest.json`` names every arm before the first is made; an arm
+without a result is listed as missing. ``prompts.parquet`` holds a row per prompt, and
+:func:`write_prompt_forecasts` makes every table and the figure from it.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ from analyses.runs import Progress, over_worlds
 from analyses.study import organism_plan, run_study, study_context
 from interp.errors import InputError
 from interp.store import read_json, without_nan, write_json, write_table
-from unlearning.organism import UNGATED, recipe_of, shipped, train
+from unlearning.organism import GATED, UNGATED, recipe_of, train
 
-TUNING = (106,)
-REPORTED = (301, 302, 303)
+REPORTED = {GATED: (311, 312, 313), UNGATED: (301, 302, 303)}
 CONCEPTS = ("safety", "privacy")
-SHIPPED = 106  # the seed of the packaged one of this recipe, ungated
 
 
 def measure_prompt_forecasts(
-    seeds: Sequence[int], out: str | Path, *, concepts: Sequence[str] = CONCEPTS
+    seeds: Sequence[int],
+    out: str | Path,
+    *,
+    recipe: str = GATED,
+    concepts: Sequence[str] = CONCEPTS,
 ) -> dict[str, Any]:
     """Unlearn the concepts in each model organism, forecast each, and write tables and a figure.
 
@@ -57,17 +59,21 @@ def measure_prompt_forecasts(
     """
     folder = Path(out)
     if not (folder / "manifest.json").is_file():
-        write_json(folder / "manifest.json", planned(seeds, concepts))
-    rows = pd.concat([_world(seed, folder, concepts) for seed in seeds], ignore_index=True)
+        write_json(folder / "manifest.json", planned(seeds, recipe, concepts))
+    rows = [_world(seed, folder, recipe, concepts) for seed in seeds]
+    rows = pd.concat(rows, ignore_index=True)
     write_table(folder / "prompts.parquet", rows)
     return write_prompt_forecasts(rows, read_json(folder / "manifest.json"), folder)
 
 
-def planned(seeds: Sequence[int], concepts: Sequence[str] = CONCEPTS) -> dict[str, Any]:
+def planned(
+    seeds: Sequence[int], recipe: str = GATED, concepts: Sequence[str] = CONCEPTS
+) -> dict[str, Any]:
     """Every arm that a measurement will make, and the hash of what is frozen."""
     frozen = json.dumps([ERROR, LEVELS, list(PREDICTORS), list(KINDS), BINS, PRIOR]).encode()
     return {
-        "seeds": list(seeds), "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
+        "seeds": list(seeds), "recipe": recipe, "trained": recipe_of(recipe).digest,
+        "concepts": list(concepts), "levels": list(LEVELS), "error": ERROR,
         "frozen": hashlib.sha256(frozen).hexdigest(),
     }  # fmt: skip
 
@@ -109,13 +115,15 @@ def write_prompt_forecasts(
     return dict(without_nan(found))
 
 
-def _world(seed: int, folder: Path, concepts: Sequence[str]) -> pd.DataFrame:
+def _world(seed: int, folder: Path, recipe: str, concepts: Sequence[str]) -> pd.DataFrame:
     """The refused prompts of one model organism's arms, with every predictor."""
-    model = shipped(UNGATED) if seed == SHIPPED else folder / f"organism-{seed}"
+    model = folder / f"organism-{seed}"
     if not (model / "organism.json").is_file():
-        train(seed, model, recipe_of(UNGATED))
+        train(seed, model, recipe_of(recipe))
     run = folder / f"run-{seed}"
-    command = f"python -m experiments prompt-forecasts --seeds {seed} --out {folder}"
+    command = (
+        f"python -m experiments prompt-forecasts --seeds {seed} --recipe {recipe} --out {folder}"
+    )
     plan = organism_plan(str(model), concepts, seeds=[0], control=False, command=command)
     run_study(plan, run, Progress(quiet=True))
     parts = []

@@ -205,7 +205,7 @@ def test_tables_over_worlds_come_from_the_rows_per_prompt_and_name_what_is_missi
     rows = pd.concat(parts, ignore_index=True)
     write_table(tmp_path / "prompts.parquet", rows)
     read = read_table(tmp_path / "prompts.parquet")
-    found = write_prompt_forecasts(read, planned([1, 2, 3, 4], ["a"]), tmp_path)
+    found = write_prompt_forecasts(read, planned([1, 2, 3, 4], concepts=["a"]), tmp_path)
     assert found["missing"] == ["4: a at 50%", "4: a at 90%"]
     table = pd.DataFrame(found["table"]).set_index(["level", "predictor"])
     assert (table.loc[(slice(None), "forecast"), "ahead"] == 0).all()
