@@ -60,8 +60,8 @@ def measure_prompt_forecasts(
     folder = Path(out)
     if not (folder / "manifest.json").is_file():
         write_json(folder / "manifest.json", planned(seeds, recipe, concepts))
-    rows = [_world(seed, folder, recipe, concepts) for seed in seeds]
-    rows = pd.concat(rows, ignore_index=True)
+    parts = [_world(seed, folder, recipe, concepts) for seed in seeds]
+    rows = pd.concat(parts, ignore_index=True)
     write_table(folder / "prompts.parquet", rows)
     return write_prompt_forecasts(rows, read_json(folder / "manifest.json"), folder)
 
