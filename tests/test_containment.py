@@ -27,9 +27,10 @@ from analyses.contain.outcomes import (
     methods_table,
     pool_splits,
 )
+from analyses.contain.study import with_arms_of
 from analyses.predict import Evidence
 from analyses.runs import Arm, RunRecord, TargetVerdict
-from analyses.study import NoLogOddsError
+from analyses.study import NoLogOddsError, StudyPlan
 from analyses.study.mixing import chosen, dealt
 from experiments.containment import SHIPPED_WORLDS, TABLE, choose_method, frozen_choice, pool_worlds
 from interp.errors import InputError
@@ -109,6 +110,19 @@ def test_a_domain_without_deflections_is_held_out_of_every_split() -> None:
         assert set(retained) == set(before) - {short} and short in held_out
         assert set(retained) | set(held_out) == set(OTHERS)
     assert short not in left.whole(left.arms({})[0]).retain
+    # Splits that differ in two short domains only are one, and those after it have new numbers.
+    a, b, c, *_, x, y = OTHERS
+    chosen = ((a, x), (a, y), (x, y), (b, c))
+    splits = tuple((kept, tuple(one for one in OTHERS if one not in kept)) for kept in chosen)
+    asked = replace(asked, splits=splits)
+    left = asked.without([x, y])
+    assert [set(retained) for retained, _ in left.splits] == [{a}, {b, c}]
+    # Workers find an arm by its name: it must be that of the design.
+    plan = StudyPlan("model", tuple(asked.everything()), ("safety",))
+    planned = with_arms_of(plan.without([x, y], ready_made=False), left).arms
+    assert {arm.name: arm for arm in planned}.items() >= {
+        arm.name: arm for arm in left.everything()
+    }.items()
     with pytest.raises(InputError, match="no domain is left to retain"):
         asked.without(OTHERS)
 

@@ -57,17 +57,18 @@ class Design:
         Raises:
             InputError: no domain is left to retain.
         """
-        splits = []
+        splits: dict[tuple[str, ...], Split] = {}
         for retained, held_out in self.splits:
             kept = tuple(name for name in retained if name not in short)
             more = tuple(name for name in retained if name in short)
-            splits += [(kept, (*held_out, *more))] if kept else []
+            if kept:  # splits that differ in short domains only are one split
+                splits.setdefault(kept, (kept, (*held_out, *more)))
         if not splits:
             raise InputError(
                 f"{', '.join(short)} have too few refusals to train on, so no domain is left to "
                 "retain; give more prompts with --prompts or more samples with --samples"
             )
-        return replace(self, splits=tuple(dict.fromkeys(splits)), left_out=tuple(short))
+        return replace(self, splits=tuple(splits.values()), left_out=tuple(short))
 
     def by_text(self) -> Design:
         """The design without the methods that read refusal log-odds.

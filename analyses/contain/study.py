@@ -85,7 +85,7 @@ def run_containment(
             if baseline.prefixes is None:
                 design = _by_text(context, design)
             with arms_in_workers(
-                context.plan, context.run.folder, context.progress,
+                with_arms_of(context.plan, design), context.run.folder, context.progress,
                 workers=workers, make_one=make_contained,
             ) as together:  # fmt: skip
                 advice = _contained(context, baseline, design, together, shallow_recovery, seed)
@@ -94,6 +94,12 @@ def run_containment(
     require_arms(context)
     assert advice is not None, "a design whose target was left out has no arms"
     return advice
+
+
+def with_arms_of(plan: StudyPlan, design: Design) -> StudyPlan:
+    """The plan with the arms of a design, whose splits have other numbers if some were left out."""
+    arms = {arm.name: arm for arm in (*plan.arms, *design.everything())}
+    return replace(plan, arms=tuple(arms.values()))
 
 
 def _by_text(context: Context, design: Design) -> Design:
