@@ -270,3 +270,18 @@ def test_the_first_table_has_a_row_per_domain_and_no_empty_ones() -> None:
     assert list(table["domain"]) == ["Safety", "Privacy", "General", "All domains"]
     assert "change" not in table and "p_R" not in table
     assert isinstance(measured(findings), Measures)
+
+
+def test_near_duplicates_count_once_in_the_divergence() -> None:
+    """Every prompt four times, as a group: the same means, and no narrower interval."""
+    nats = np.random.default_rng(0).gamma(1.0, 0.1, 10)
+    tables = []
+    for copies in (1, 4):
+        rows = pd.DataFrame({"cluster": [f"c{i}" for i in range(10)], "nats": nats})
+        rows = pd.concat([rows] * copies, ignore_index=True).assign(kind="twin", position=1)
+        rows["prompt_id"] = [f"p{i}" for i in range(len(rows))]
+        found = measured(findings_of(scores_of(MODEL, [1]), scores_of(BASE, [1]), divergence=rows))
+        tables.append(found.divergence.drop(columns="n"))
+    once, copied = tables
+    assert (once["high"] > once["low"]).all()
+    pd.testing.assert_frame_equal(once, copied)

@@ -18,7 +18,7 @@ from analyses.evaluate.estimates import separation
 from analyses.evaluate.findings import LOG_ODDS, Findings, ReadoutCheck, class_by, refused_by
 from analyses.evaluate.losses import divergence_from_base, likelihood_of_texts, scores_on_tasks
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.subjects import EvaluatedModel, Session
+from analyses.evaluate.subjects import EvaluatedModel, Session, cluster_of
 from analyses.runs import Progress
 from analyses.study import thought_note
 from interp.errors import InputError
@@ -87,8 +87,7 @@ def _scored(one: EvaluatedModel, session: Session) -> pd.DataFrame:
         columns={"id": "prompt_id"}
     )
     table.insert(0, "role", one.role)
-    unit = prompts["group"] if "group" in prompts else prompts["id"]
-    table["cluster"] = unit.fillna(prompts["id"]).astype(str)
+    table["cluster"] = cluster_of(prompts)
     table["finished"] = [float(answer.finished) for answer in one.answers]
     for name, scorer in session.inputs.panel.items():
         with session.progress.stage(f"{one.name}: read by {name}", len(texts)) as advance:

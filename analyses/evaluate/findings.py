@@ -90,8 +90,8 @@ class Findings:
             language);
             `p_R, p_C, p_O, margin` if prefixes exist.
         readout: whether those masses are valid.
-        divergence: KL to the base: ``prompt_id, domain, kind, position`` (from 1), ``nats``; None
-            without a base that shares the device.
+        divergence: KL to the base: ``prompt_id, domain, kind, cluster, position`` (from 1),
+            ``nats``; None without a base that shares the device.
         texts: ``role, text, nats, tokens, bytes`` of the plain texts, or None.
         tasks: ``role, task, item, metric, value``, or None.
         completions: the answers' text by role and prompt id; kept out of every table.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import TaskPlan
-from analyses.evaluate.subjects import Session, evenly, on_device
+from analyses.evaluate.subjects import Session, cluster_of, evenly, on_device
 from interp.model import LanguageModel
 from interp.store import content_key, read_json, write_json, write_table
 from unlearning.utility import answer_logits, kl_table, run_tasks, text_likelihood
@@ -42,6 +42,7 @@ def divergence_from_base(session: Session) -> pd.DataFrame | None:
                 lm, list(chosen["prompt"]), answers, positions=positions, progress=advance
             )
     table = chosen[["id", "domain", "kind"]].rename(columns={"id": "prompt_id"})
+    table["cluster"] = cluster_of(chosen)
     return table.loc[table.index.repeat(positions)].assign(
         position=np.tile(np.arange(1, positions + 1), len(places)),
         nats=kl_table(logits[BASE], logits[MODEL], positions).ravel(),

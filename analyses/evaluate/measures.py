@@ -219,13 +219,13 @@ def _divergence(table: pd.DataFrame | None) -> pd.DataFrame:
     rows = []
     groups = {ALL: table} | {str(kind): part for kind, part in table.groupby("kind", sort=True)}
     for group, part in groups.items():
-        wide = part.pivot(index="prompt_id", columns="position", values="nats")
+        wide = part.pivot(index=[CLUSTER, "prompt_id"], columns="position", values="nats")
+        units = wide.index.get_level_values(CLUSTER).to_numpy()
         # A short answer has fewer positions; its mean is over these.
-        means = wide.mean(axis=1).to_numpy()
-        rows.append((group, 0, *vars(mean_of_known(means, f"divergence/{group}")).values()))
-        for position in wide:
-            estimate = mean_of_known(wide[position].to_numpy(), f"divergence/{group}")
-            rows.append((group, int(str(position)), *vars(estimate).values()))
+        columns_of = {0: wide.mean(axis=1)} | {int(str(one)): wide[one] for one in wide}
+        for position, nats in columns_of.items():
+            estimate = mean_of_known(nats.to_numpy(), f"divergence/{group}", units)
+            rows.append((group, position, *vars(estimate).values()))
     return pd.DataFrame(rows, columns=columns)
 
 

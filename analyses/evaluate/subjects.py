@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 
 from analyses.evaluate.findings import BASE, MODEL
@@ -161,6 +162,12 @@ def on_device(one: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageMod
         model.to("cpu")  # type: ignore[arg-type]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def cluster_of(prompts: pd.DataFrame) -> pd.Series:
+    """What near-duplicates share: their group, or the prompt's own id."""
+    unit = prompts["group"] if "group" in prompts else prompts["id"]
+    return unit.fillna(prompts["id"]).astype(str)
 
 
 def evenly(count: int, most: int) -> Int[np.ndarray, " place"]:
