@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from analyses.predict.by_intervention import intervention_transfer
 from analyses.report import GATE_FILE, weights_of_run
 from analyses.report.gate_line import gate_view
+from analyses.runs import Inputs
+from analyses.study import gate as study_gate
 from interp.errors import InputError
 from interp.interventions import ablate
 from interp.interventions.affine import set_to_means, token_means
@@ -42,6 +44,7 @@ from interp.similarity import cosine_shift
 from interp.store import read_json, user_cache, write_json
 from spillover import example_run
 from tests.conftest import Spillover
+from unlearning.refusal import ResponsePrefixes
 
 WIDTH, GAP = 24, 4.0
 FIRST = log_odds([0])
@@ -417,3 +420,27 @@ def test_the_gate_goes_into_the_folder_of_a_run_of_the_same_weights(
     write_json(run / "manifest.json", {**manifest, "hashes": {"model": "of another model"}})
     code, _, wrong = spillover("doctor", "organism", "--gate", "--run", str(run))
     assert code == 2 and "other weights than" in wrong
+
+
+def test_a_gate_of_another_readout_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tree that is learned from other samples reads other log-odds from the same answers."""
+    monkeypatch.setattr(study_gate, "_why_not", lambda *_: "it is not asked for")
+    path = tmp_path / GATE_FILE
+
+    def line(prefixes: ResponsePrefixes) -> str:
+        context: Any = SimpleNamespace(
+            run=SimpleNamespace(folder=tmp_path), fingerprint="weights",
+            progress=SimpleNamespace(say=lambda _: None),
+        )  # fmt: skip
+        inputs = Inputs(("answers",), {})
+        study_gate.write_gate(context, SimpleNamespace(inputs=inputs, prefixes=prefixes))  # type: ignore[arg-type]
+        return str(read_json(path)["line"])
+
+    tree, other = (ResponsePrefixes(((number,),), ((9,),)) for number in (1, 2))
+    assert line(tree) == ""
+    write_json(path, read_json(path) | {"line": "measured"})
+    assert line(tree) == "measured" and line(other) == ""
+    write_json(path, {"weights": "weights", "line": "by doctor"})  # which knows the weights alone
+    assert line(tree) == "by doctor"

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import GATE_FILE, run_report
-from analyses.runs import Progress, Run, RunFolder, pick, rows_of
+from analyses.runs import Inputs, Progress, Run, RunFolder, pick, rows_of
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
 from analyses.study.context import Context
 from analyses.study.making import inputs_of
@@ -468,8 +468,16 @@ def test_a_folder_of_another_study_is_replaced_only_when_asked(
     with pytest.raises(InputError, match=f"another study.*{CONTROL}.*--overwrite"):
         study_context(fewer, again, Said())
     assert all(done(again).values())
-    establish(study_context(replace(fewer, overwrite=True), again, Said()))
+    for derived in (f"causes/{PLAIN}", f"causes/{CONTAINED}", "containment"):
+        (again / derived).mkdir(parents=True)
+    context = study_context(replace(fewer, overwrite=True), again, Said())
+    establish(context)
     assert set(done(again)) == {"base", PLAIN}
+    # What was found of arms that are gone goes with them, so that no report shows it.
+    assert not (again / "containment").exists()
+    assert [path.name for path in (again / "causes").iterdir()] == [PLAIN]
+    context.run.begin(PLAIN, Inputs(("training",), {"other": "inputs"}))
+    assert not any((again / "causes").iterdir())
 
 
 @pytest.mark.usefixtures("without_report")
@@ -497,17 +505,22 @@ def test_a_retained_domain_with_too_few_refusals_is_left_out(
 
 @pytest.mark.usefixtures("without_report")
 def test_compare_finds_what_the_arm_found(finished: Finished, tmp_path: Path) -> None:
-    trained = finished.folder / "arms" / PLAIN
+    """Also if its own chat template writes prompts in another way."""
+    trained = finished.folder / "arms" / PLAIN / "model"
+    after = Path(shutil.copytree(trained, tmp_path / PLAIN / "model"))
+    template = after / "chat_template.jinja"
+    template.write_text("{{ '<|end|>' }}" + template.read_text(encoding="utf-8"), encoding="utf-8")
     plan = compare_plan(
         str(shipped()),
-        str(trained / "model"),
+        str(after),
         concept=CONCEPT,
         prompts=finished.plan.prompts,
         max_new_tokens=finished.plan.max_new_tokens,
         batch_size=finished.plan.batch_size,
     )
-    folder = tmp_path / "compare"
-    run_study(plan, folder, Said())
+    folder, said = tmp_path / "compare", Said()
+    run_study(plan, folder, said)
+    assert any(f"chat template of {after} is another one" in line for line in said.lines)
     assert_same_end(scores(folder, PLAIN), scores(finished.folder, PLAIN))
     rotated, expected = (
         pd.read_parquet(f / "arms" / PLAIN / "rotation.parquet").set_index(

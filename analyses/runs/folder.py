@@ -133,8 +133,7 @@ class RunFolder:
         if _key_in(folder / BEGUN) in inputs:
             return folder
         if folder.exists():
-            (folder / DONE).unlink(missing_ok=True)  # first: what is half deleted is not finished
-            shutil.rmtree(folder)
+            self._delete(name)
         write_json(folder / INPUTS, inputs.hashes)
         write_text(folder / BEGUN, inputs.key + "\n")
         return folder
@@ -170,11 +169,17 @@ class RunFolder:
             )
 
     def delete_other_arms(self, names: Collection[str]) -> None:
-        """With ``overwrite``: delete the finished arms of another plan."""
+        """With ``overwrite``: delete the finished arms of another plan, and what compares them."""
         for name in self.other_arms(names) if self.overwrite else ():
             with self.locked(name):
-                (self.arm(name) / DONE).unlink()
-                shutil.rmtree(self.arm(name))
+                self._delete(name)
+            shutil.rmtree(self.folder / "containment", ignore_errors=True)
+
+    def _delete(self, name: str) -> None:
+        """Delete an arm, and what was explained of it."""
+        (self.arm(name) / DONE).unlink(missing_ok=True)  # what is half deleted is not finished
+        shutil.rmtree(self.arm(name))
+        shutil.rmtree(self.folder / "causes" / name, ignore_errors=True)
 
 
 def _key_in(path: Path) -> str:

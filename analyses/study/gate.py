@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +34,11 @@ def write_gate(context: Context, baseline: Baseline) -> None:
     path = context.run.folder / GATE_FILE
     stored = read_json(path) if path.is_file() else {}
     known: dict[str, Any] = {"weights": context.fingerprint, "inputs": baseline.inputs.key}
+    known["readout"] = asdict(baseline.prefixes) if baseline.prefixes else "text"
+    known = json.loads(json.dumps(known))
     is_same = stored.get("weights") == known["weights"]
     is_same &= stored.get("inputs", known["inputs"]) in baseline.inputs
+    is_same &= stored.get("readout", known["readout"]) == known["readout"]
     if is_same and stored.get("line"):
         return
     found, why = None, _why_not(context, baseline)

@@ -171,6 +171,15 @@ def _loaded(context: Context, arm: ArmPlan) -> LanguageModel:
             f"{arm.checkpoint} and {context.plan.model} have different vocabularies, so the base "
             "model's prefixes do not apply to it: compare models of one family"
         )
+    chat = context.reference.chat
+    if lm.chat.fingerprint == chat.fingerprint:
+        return lm
+    context.progress.say(
+        f"note: the chat template of {arm.checkpoint} is another one; both models read the prompts "
+        f"in that of {context.plan.model}; give --chat-template FILE for another form"
+    )
+    found, lm = lm.found_out, replace(lm, chat=chat)
+    lm.found_out.update(found)
     return lm
 
 
