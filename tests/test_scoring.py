@@ -270,6 +270,20 @@ def test_what_calibrate_writes_is_what_the_scorer_learns(tmp_path: Path) -> None
     assert scored.scorer.endswith(scorer.version)
 
 
+def test_calibration_learns_from_people_s_labels_where_a_scorer_has_read_the_file(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": text, "response": REFUSAL, "label": "answer"} for text in "abc"]
+    scored = tmp_path / "scored.jsonl"
+    score_file(write(tmp_path / "answers.jsonl", rows), "phrases", scored, progress=QUIET)
+    assert write_calibration(scored, tmp_path / "mine.jsonl") == {"answer": 3}
+    by_scorer = write_calibration(scored, tmp_path / "its.jsonl", label="class")
+    assert by_scorer == {"full_refusal": 3}
+    bare = [{name: one for name, one in row.items() if name != "label"} for row in read(scored)]
+    with pytest.raises(InputError, match="no labels; expected them in label; class and refused"):
+        write_calibration(write(tmp_path / "bare.jsonl", bare), tmp_path / "none.jsonl")
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -120,7 +120,7 @@ def calibrate(
     label_column: str | None = opt(
         None,
         "Field that holds the label (default: by the columns of a known set, else class, else "
-        "refused, else label).",
+        "refused, else label; in a file that score wrote, label alone).",
     ),
 ) -> Mapping[str, int]:
     """Teach the classifier from your own labelled answers."""

@@ -251,7 +251,7 @@ def write_calibration(
         out: a JSONL file with ``response`` and ``class``, written whole or not at all.
         label: the field that has the label (``a.b`` for a field within a field). By default, the
             label of a known set (:mod:`unlearning.data.people`), else ``class``, else ``refused``,
-            else ``label``.
+            else ``label``; in a file that `score` wrote, ``label`` alone.
 
     Returns:
         Numbers of written answers by class, including gibberish. Answers that a rule recognises
@@ -281,9 +281,13 @@ def _labels(records: Sequence[Record], label: str | None, path: str) -> list[Any
     if known is not None:
         return known.classes_of(records, known.label, path)
     names = (label,) if label else ("class", "refused", "label")
+    scored = not label and any(field_of(record, "scorer") is not None for record in records)
+    if scored:  # there, class and refused are the scorer's
+        names = names[-1:]
     found = next((n for n in names if any(field_of(r, n) is not None for r in records)), None)
     if found is None:
-        raise InputError(f"{path} has no labels; expected them in {' or '.join(names)}")
+        why = "; class and refused are a scorer's, to learn from them give --label-column" * scored
+        raise InputError(f"{path} has no labels; expected them in {' or '.join(names)}{why}")
     for record in records:
         if field_of(record, found) is None:
             raise InputError(f'{path}, {record.place}: "{found}" is missing')
