@@ -200,6 +200,16 @@ def test_an_option_that_cannot_be_met(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.usefixtures("no_model")
+def test_what_is_named_twice_is_done_once(spillover: Spillover, prompts: Path) -> None:
+    words = ("--retain", "bias,bias", "--retain-weight", "1", "--retain-weight", "1.0", "--dry-run")
+    code, _, said = spillover(*unlearn(prompts, *words))
+    [line] = [line for line in said.splitlines() if line.startswith("arms: ")]
+    named = line.partition("(")[2].rstrip(")").split(", ")
+    assert code == 0 and len(named) == len(set(named)) == 3
+    assert "retained in some arms: bias\n" in said
+
+
 def test_values_of_names_are_json_or_as_python_has_them() -> None:
     """The text "False" would be true in a template."""
     given = ["a=false", "b=False", "c=None", "d=0.5", 'e="False"', "f=2024-01-01", "g=x=y"]

@@ -78,7 +78,7 @@ def study_plan(
     if deflections and len(concepts) > 1:
         raise InputError("--deflections holds one concept's pairs; give one --concept with it")
     arms: list[ArmPlan] = []
-    for number, objective in enumerate(objectives or (training.objective,)):
+    for number, objective in enumerate(dict.fromkeys(objectives or (training.objective,))):
         settings = replace(training, objective=objective).settings(own.training)
         given_weights = training.retain_weight or (None if search else [1.0])
         weights, settings = weights_to_try(given_weights, training.retain_unit, settings)

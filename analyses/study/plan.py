@@ -240,7 +240,8 @@ def weights_to_try(
     from unlearning.losses import RETAIN
 
     if given or training.adaptive:
-        return tuple(given or (1.0,)), replace(training, retain_unit=unit or "loss")
+        weights = tuple(dict.fromkeys(given or (1.0,)))
+        return weights, replace(training, retain_unit=unit or "loss")
     is_distance = RETAIN.find(training.retain_objective).is_distance
     return WEIGHTS, replace(training, retain_unit=unit or ("loss" if is_distance else "gradient"))
 
@@ -271,7 +272,7 @@ def parse_retain(text: str | None, concept: str, present: Sequence[str]) -> tupl
             f"--retain {text}: {', '.join(wrong) or 'nothing'} cannot be retained"
             f"{expected(wrong[0] if wrong else '', known, 'expected some of')}"
         )
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def demo_plan(seeds: int) -> StudyPlan:
