@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import Spillover
 from unlearning.data import matched_pairs, read_prompts
-from unlearning.data.sources import SOURCES
+from unlearning.data.sources import SOURCES, Above
 
 MAPPED = ("--prompt-column", "question", "--category-column", "topic", "--label", "harmful")
 
@@ -121,6 +121,7 @@ def test_prompts_of_one_label_are_made_and_compared_too(
     ("arguments", "expected"),
     [
         (("nonsuch",), 'unknown source "nonsuch"'),
+        (("built-in=own.csv",), "built-in prompts come from no file"),
         ((), "no sources"),
         (("--own", "own.csv"), "--prompt-column"),
         (("--own", "own.csv", *MAPPED, "--map", "Theft=safety"), '"Law" (1 rows)'),
@@ -134,3 +135,9 @@ def test_what_cannot_be_made_is_one_line(
     code, out, said = spillover("prompts", "make", *arguments, "--out", "out.jsonl")
     assert (code, out) == (2, "") and expected in said.splitlines()[-1]
     assert not Path("out.jsonl").exists()
+
+
+def test_a_score_that_is_no_number_has_no_label() -> None:
+    rule = Above(("ai", "human"), 5.5)
+    said = {text: rule.of({"ai": 3, "human": text}) for text in ("3.0", "1.0", "nan", "", "many")}
+    assert said == {"3.0": "harmful", "1.0": "benign", "nan": None, "": None, "many": None}

@@ -97,6 +97,8 @@ def load_named(asked: str, known: Mapping[str, Source] = SOURCES) -> Loaded:
 
     name, _, file = asked.partition("=")
     if name == BUILT_IN:
+        if file:
+            raise InputError(f"{asked}: {BUILT_IN} prompts come from no file; give --own {file}")
         return Loaded(matched_pairs(), pd.DataFrame(columns=["source", "reason", "rows"]))
     return load(find_source(name, known), file or None)
 

@@ -63,6 +63,8 @@ class Above:
             total = sum(float(text_of(fields.get(column))) for column in self.columns)
         except ValueError:
             return None
+        if total != total:  # the text "nan"
+            return None
         return "harmful" if total > self.limit else "benign"
 
 
