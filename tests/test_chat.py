@@ -215,6 +215,19 @@ def test_without_a_template_the_fallback_is_stated(checkpoint_of: Checkpoints) -
     assert "<|im_start|>user\nWhy?" in tokenizer.decode(list(given_one.encode("Why?").ids))
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
+def test_the_fallback_begins_as_the_tokenizer_begins_a_text(
+    family: str, checkpoint_of: Checkpoints
+) -> None:
+    """Models that were trained with BOS before every text read it here too."""
+    tokenizer = tokenizer_of(checkpoint_of(family))
+    tokenizer.chat_template = None
+    with pytest.warns(UserWarning, match="no chat template"):
+        row = Chat(tokenizer).encode("Why?")
+    wanted = tokenizer("User: Why?\n\nAssistant:")["input_ids"]
+    assert list(row.ids) == wanted and wanted[0] == tokenizer.bos_token_id
+
+
 def test_template_arguments_reach_the_template(checkpoint_of: Checkpoints) -> None:
     template = "{{ date_string }}|{{ messages[0]['content'] }}|"
     chat = chat_of(

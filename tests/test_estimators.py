@@ -41,6 +41,17 @@ def test_a_planted_direction_is_found(estimator: type) -> None:
     assert (fitted.reliability_ < fitted.reliability_high_).all()
 
 
+@pytest.mark.parametrize("estimator", LINEAR)
+@pytest.mark.parametrize("names", [("harmful", "benign"), (1, -1), (1.0, np.nan), (True, None)])
+def test_labels_that_are_not_true_or_false_are_not_taken_for_true(
+    estimator: type, names: tuple[object, object]
+) -> None:
+    states, labels, groups = table(8.0)
+    named = [names[0] if label else names[1] for label in labels]
+    with pytest.raises(InputError, match="the label .* expected true"):
+        estimator(splits=1, resamples=0).fit(states, named, groups)
+
+
 @pytest.mark.parametrize(
     "estimator", [MeanDifference, WhitenedMeanDifference, LogisticProbe, PairedPrincipalComponent]
 )

@@ -227,6 +227,7 @@ def test_an_adapter_in_memory_is_part_of_the_base(
             "give another domain",
         ),
         (lambda lm, acts, prompts: sp.state_map(acts, prompts, layer=7), "layer 7"),
+        (lambda lm, acts, prompts: sp.state_map(acts, prompts[::-1], layer=2), "another order"),
         (lambda lm, acts, prompts: sp.score(["a"], ["b", "c"]), "2 responses to 1 prompts"),
         (lambda lm, acts, prompts: sp.Run("nowhere"), "nowhere holds no scores"),
     ],

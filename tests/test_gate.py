@@ -19,6 +19,7 @@ from analyses.report import GATE_FILE, weights_of_run
 from analyses.report.gate_line import gate_view
 from analyses.runs import Inputs
 from analyses.study import gate as study_gate
+from analyses.study import gate_prompts
 from interp.errors import InputError
 from interp.interventions import ablate
 from interp.interventions.affine import set_to_means, token_means
@@ -44,6 +45,7 @@ from interp.similarity import cosine_shift
 from interp.store import read_json, user_cache, write_json
 from spillover import example_run
 from tests.conftest import Spillover
+from unlearning.data import matched_pairs
 from unlearning.refusal import ResponsePrefixes
 
 WIDTH, GAP = 24, 4.0
@@ -211,6 +213,15 @@ def test_an_interrupted_gate_goes_on_where_it_was(reader: LanguageModel, tmp_pat
     gate_of(lm, counting, kept=kept)
     assert len(kept.read_text().splitlines()) == lines
     assert read - before == 6  # training, validation and test prompts of each kind
+
+
+def test_rows_of_joined_tables_are_taken_once() -> None:
+    """Tables that were put together hold each number of a row twice."""
+    table = matched_pairs()
+    half = len(table) // 2
+    parts = (table.iloc[:half], table.iloc[half:])
+    joined = pd.concat([part.reset_index(drop=True) for part in parts])
+    assert list(gate_prompts(joined, 3)["id"]) == list(gate_prompts(table, 3)["id"])
 
 
 def test_where_benign_prompts_are_marked_only_the_affine_form_bypasses(

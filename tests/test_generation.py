@@ -96,6 +96,17 @@ def test_a_window_that_a_cache_gets_wrong_is_noticed_in_longer_prompts() -> None
         assert lm.found_out["shortcuts"]["generates from a shared beginning"][0] == right
 
 
+def test_a_window_that_answers_leave_is_noticed(checkpoint_of: Checkpoints) -> None:
+    """Prompts fit into the window, and prompts with their answers do not."""
+    lm = LanguageModel.load(checkpoint_of("mistral"), dtype=torch.float32)
+    longest = max(len(lm.chat.encode(prompt)) for prompt in SHARED)
+    assert longest + LENGTH < lm.model.config.sliding_window < longest + 40
+    for length in (LENGTH, 40):
+        together = generate(lm, SHARED, max_new_tokens=length)
+        alone = [generate(lm, [prompt], max_new_tokens=length)[0] for prompt in SHARED]
+        assert [answer.ids for answer in together] == [answer.ids for answer in alone]
+
+
 def test_an_edit_reaches_what_prompts_begin_with(checkpoint_of: Checkpoints) -> None:
     lm = LanguageModel.load(checkpoint_of("llama"))
     with ablate(lm, torch.ones(lm.d_model)):

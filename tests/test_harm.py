@@ -234,6 +234,40 @@ def test_two_ways_to_extract_a_direction_have_the_angle_that_was_planted(
     assert told["by_position"].notna().tolist() == [True, False]
 
 
+def test_what_matched_prompts_share_turns_no_direction(prompts: pd.DataFrame) -> None:
+    """The two sides of ``contrast`` hold no two prompts of a pair, whose topic both would hold."""
+    pairs = prompts["id"].str.replace("harmful|benign", "", regex=True)
+    table = prompts.assign(pair=pairs, prompt=prompts["prompt"] + pairs)
+    harmful = (table["label"] == "harmful").to_numpy()
+    found = []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        topic = dict(zip(pairs.unique(), rng.normal(size=(len(pairs), WIDTH)) * 2, strict=False))
+        states = (
+            0.3 * rng.normal(size=(len(table), 1, WIDTH))
+            + np.stack(list(pairs.map(topic)))[:, None]
+        )
+        acts = acts_of(states + 3 * harmful[:, None, None] * HARM_AXIS)
+        found.append(extraction_angles(table, table, acts, acts, (0,))["contrast"]["safety"])
+    assert np.mean([change.cosine.value[0] for change in found]) > 0.9
+    assert np.mean([change.angle_degrees.low[0] for change in found]) < 3
+
+
+def test_versions_of_one_prompt_are_one_unit_of_a_direction(prompts: pd.DataFrame) -> None:
+    """Otherwise noise that equal prompts put into both halves would count as a direction."""
+    names = prompts["id"].str.rsplit("-", n=1, expand=True)
+    number = names[1].astype(int)
+    acts = acts_of(np.random.default_rng(0).normal(size=(len(prompts), 1, WIDTH)))
+    pair = names[0].str.replace("harmful|benign", "", regex=True) + names[1]
+    group = (names[0] + (number // 2).astype(str)).where(number < 8)
+    for columns, units in (({}, 24), ({"group": group}, 20), ({"group": group, "pair": pair}, 20)):
+        found = sp.fit_directions(acts, prompts.assign(**columns), split="test")
+        assert found.contrasts["safety"].n == units
+        assert len(np.unique(found.contrasts["safety"].units)) == units * (
+            1 + ("pair" not in columns)
+        )
+
+
 def test_a_rotation_stands_next_to_the_angle_between_two_ways(
     prompts: pd.DataFrame, checkpoint_of: Callable[[str], Path]
 ) -> None:

@@ -11,6 +11,7 @@ from scipy import stats
 from interp.statistics import (
     Draws,
     auc_interval,
+    auc_of,
     mean_of,
     p_above,
     rate_of,
@@ -18,6 +19,7 @@ from interp.statistics import (
     share_of,
     share_ratio_bounds,
     skewed_interval,
+    unit_count,
 )
 from interp.statistics.bootstrap import moments
 
@@ -62,6 +64,19 @@ def test_copies_of_prompts_add_nothing_if_they_are_named_as_groups() -> None:
     values = np.random.default_rng(3).normal(size=15)
     once, thrice = mean_of(values), mean_of(np.repeat(values, 3), np.repeat(np.arange(15), 3))
     assert (thrice.low, thrice.high) == pytest.approx((once.low, once.high))
+
+
+@pytest.mark.parametrize("missing", [None, np.nan])
+def test_prompts_without_a_group_are_drawn_alone(missing: object) -> None:
+    """As if each had a name of its own, which comes after the others."""
+    readings = np.arange(12) % 3 == 0
+    values = np.random.default_rng(3).normal(size=12)
+    names: list[object] = ["b", "a", "b", "a", *[missing] * 8]
+    named = ["b", "a", "b", "a", *(f"c{i}" for i in range(8))]
+    assert unit_count(names) == 10
+    assert mean_of(values, names) == mean_of(values, named)
+    assert share_of(readings, names) == share_of(readings, named)
+    assert auc_of(values, readings, names) == auc_of(values, readings, named)
 
 
 def test_an_interval_ends_at_the_limits_of_its_quantity() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from interp.activations import RESIDUAL_IN, collect, massive_activations, stream_norms
 from interp.activations.massive import FACTOR, is_massive
 from interp.activations.positions import every_token
+from interp.errors import InputError
 from interp.interventions import ablate, add, orthogonalise, set_component
 from interp.model import LanguageModel, Tokens
 from tests.patched_models import PROMPTS, last_logits, random_direction
@@ -162,6 +163,12 @@ def test_what_another_edit_made_long_is_not_massive(llama: LanguageModel) -> Non
 def test_weights_cannot_spare_them_and_say_so(llama: LanguageModel) -> None:
     with planted(llama), pytest.warns(UserWarning, match="massive activations .the first token"):
         orthogonalise(llama, random_direction())
+
+
+def test_one_text_is_not_taken_for_a_list_of_letters(llama: LanguageModel) -> None:
+    for read in (massive_activations, collect):
+        with pytest.raises(InputError, match=r"a single text; give \['How do I"):
+            read(llama, "How do I bake bread?")
 
 
 def test_the_rule_is_a_length() -> None:

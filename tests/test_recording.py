@@ -142,6 +142,23 @@ def test_what_a_cache_or_an_edit_does_not_allow_runs_as_a_whole(
     assert recording_of(lm, rows, READOUT, places) is None
 
 
+def test_a_window_that_a_recording_gets_wrong_is_noticed_in_longer_rows(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    """And in shorter rows next to long ones: padding inside the window pushes tokens out of it."""
+    lm = LanguageModel.load(checkpoint_of("mistral"), dtype=torch.float32)
+    short, long = ([lm.chat.encode(text * n) for text in TEXTS] for n in (1, 12))
+    assert max(map(len, short)) < lm.model.config.sliding_window < min(map(len, long))
+    same = [long[0], long[0]]  # without padding
+    for rows, fits in ((short, True), (same, True), (short, True), ([long[0], short[0]], False)):
+        found = recording_of(lm, rows, READOUT, [Point(lm.layers[0])])
+        assert (found is not None) == fits
+        if found is not None:
+            with torch.no_grad():
+                wanted = READOUT(lm, rows).numpy()
+            assert found.values == pytest.approx(wanted, abs=1e-4)
+
+
 def test_a_cache_that_is_edited_in_place_is_found_out(
     checkpoint_of: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

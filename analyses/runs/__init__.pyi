@@ -59,6 +59,7 @@ from .recovery import recover as recover
 from .rotation_tables import contrast_rows as contrast_rows
 from .rotation_tables import contrasts as contrasts
 from .rotation_tables import cosine_table as cosine_table
+from .rotation_tables import linked_units as linked_units
 from .rotation_tables import rotation_table as rotation_table
 from .rotation_tables import rotations as rotations
 from .rotation_tables import write_directions as write_directions

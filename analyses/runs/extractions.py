@@ -8,7 +8,7 @@ two more angles of the base model, of the same label and layer:
   of the instruction, of the same prompts;
 * ``by_contrast``: between harmful prompts against the domain's own benign ones (matched) and
   against the benign ones of all other domains (bulk). The two sides share no prompt: they take
-  half of the harmful prompts each.
+  half of the harmful prompts each, and no benign prompt is matched with the other half.
 
 Both are cross-fitted, as the rotation is (:mod:`interp.similarity`).
 """
@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from analyses.runs.rotation_tables import contrasts
+from analyses.runs.rotation_tables import contrasts, linked_units
 from interp.errors import InputError
 from interp.similarity import Rotation, Rotations, rotation
-from interp.statistics import Contrast, unit_numbers
+from interp.statistics import Contrast
 
 if TYPE_CHECKING:
     from interp.activations import Activations
@@ -96,10 +96,11 @@ def _matched_and_bulk(
     own = (evaluated["domain"] == domain).to_numpy()
     harmful = (evaluated["label"] == "harmful").to_numpy()
     rows = np.flatnonzero(own & harmful)
-    pairs = evaluated["pair"].tolist() if "pair" in evaluated else None
-    units = unit_numbers(pairs, len(evaluated))
+    units = linked_units(evaluated)
     halves = np.unique(units[rows], return_inverse=True)[1] % 2
-    sides = (np.flatnonzero(own & ~harmful), np.flatnonzero(~own & ~harmful))
+    # A benign prompt varies with the harmful one that it is matched with.
+    free = ~np.isin(units, units[rows[halves == 1]])
+    sides = (np.flatnonzero(own & ~harmful & free), np.flatnonzero(~own & ~harmful))
     try:
         first, second = (
             Contrast(

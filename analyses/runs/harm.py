@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from analyses.runs.rotation_tables import contrast_rows
+from analyses.runs.rotation_tables import contrast_rows, linked_units
 from interp.errors import InputError
-from interp.statistics import Estimate, auc_of, exact_mean, unit_numbers
+from interp.statistics import Estimate, auc_of, exact_mean
 
 HARM, REFUSAL = "harm", "refusal"
 PROBES = (HARM, REFUSAL)
@@ -92,7 +92,7 @@ def harm_and_refusal_table(
 
     Args:
         prompts: the prompts of all states, in their order (``id, prompt, domain, label, split``;
-            ``pair`` and ``cluster`` if there are some).
+            ``pair`` and ``group`` if there are some).
         before, after: the two models, on these prompts.
         layers: names of the layers.
         fit_on, read_on: splits of the prompts; they must differ.
@@ -125,7 +125,7 @@ def harm_and_refusal_table(
             here = read[chosen]
             positive = harmful if probe == HARM else before.refused[here] == 1
             known = np.isfinite(before.refused[here]) if probe == REFUSAL else np.ones_like(harmful)
-            units = _units(table, here)
+            units = linked_units(table.iloc[here])
             rates = [_rate(reads.refused[here][harmful]) for reads in (before, after)]
             for number, layer in enumerate(layers):
                 then, now = (
@@ -160,7 +160,7 @@ def fitted_probe(probe: str, prompts: pd.DataFrame, base: Reads, fit: Rows) -> P
         if min(_counts(classes[chosen])) < FEWEST:
             return None
     states, positive = base.at(probe)[chosen], classes[chosen]
-    units = _units(prompts, chosen)
+    units = linked_units(prompts.iloc[chosen])
     return Probe(_direction(states, positive), _best_layer(states, positive, units), note)
 
 
@@ -246,12 +246,6 @@ def _auc(
         return Estimate.undefined("no direction", int(known.sum()))
     told = states.astype(np.float64) @ probe.direction[layer]
     return auc_of(told[known], positive[known], units[known])
-
-
-def _units(prompts: pd.DataFrame, rows: Rows) -> Rows:
-    """A number per row; rows of one pair share it."""
-    pairs = prompts["pair"].iloc[rows].tolist() if "pair" in prompts else None
-    return unit_numbers(pairs, len(rows))
 
 
 def _rate(refused: Float[np.ndarray, " row"]) -> float:

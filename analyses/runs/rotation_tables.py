@@ -11,7 +11,7 @@ import pandas as pd
 
 from interp.directions import ESTIMATORS, DirectionSet
 from interp.similarity import Rotation, cosine_map, rotation
-from interp.statistics import Contrast
+from interp.statistics import Contrast, joined_numbers, unit_numbers
 from unlearning.data import controls
 
 if TYPE_CHECKING:
@@ -52,13 +52,24 @@ def contrasts(
     prompts: pd.DataFrame, evaluated: pd.DataFrame, states: Activations
 ) -> dict[str, Contrast]:
     """A contrast of harmful prompts and disjoint benign controls for every domain."""
-    pairs = evaluated.get("pair")
+    units = linked_units(evaluated)
     return {
-        domain: Contrast.from_labels(
-            states.states[rows], positive, None if pairs is None else pairs.iloc[rows].tolist()
-        )
+        domain: Contrast.from_labels(states.states[rows], positive, units[rows].tolist())
         for domain, (rows, positive) in contrast_rows(prompts, evaluated).items()
     }
+
+
+def linked_units(prompts: pd.DataFrame) -> NDArray[np.int64]:
+    """A number per prompt; those of one ``pair``, or of one ``group`` of near-duplicates, share it.
+
+    The two columns are optional, and their values may be missing.
+    """
+    count = len(prompts)
+    pair, group = (
+        unit_numbers(prompts[name].tolist() if name in prompts else None, count)
+        for name in ("pair", "group")
+    )
+    return joined_numbers(pair, count + group, 2 * count)[pair]
 
 
 def write_directions(

@@ -116,9 +116,10 @@ def gate_prompts(
     """At most ``per_domain`` rows of each domain, label and split, in the table's order."""
     if per_domain < 1:
         raise InputError(f"per_domain={per_domain}; give a whole number of 1 or more")
-    shuffled = table.sample(frac=1, random_state=seed)
+    # By position: a table may hold an index twice, as joined tables do.
+    shuffled = table.reset_index(drop=True).sample(frac=1, random_state=seed)
     chosen = shuffled.groupby(["domain", "label", "split"]).head(per_domain)
-    return table.loc[chosen.index.sort_values()]
+    return table.iloc[chosen.index.sort_values()]
 
 
 def prompts_by_domain(table: pd.DataFrame, split: str) -> dict[str, Prompts]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.runs import contrast_rows
+from analyses.runs import contrast_rows, linked_units
 from analyses.workbench.loading import require_loaded
 from analyses.workbench.tables import texts_of
 from interp import activations, similarity
@@ -89,24 +89,15 @@ def domain_contrasts(
     Raises:
         InputError: activations of other prompts, or no domain with 8 prompts on both sides.
     """
-    if len(acts.ids) != len(prompts):
-        raise InputError(
-            f"activations of {len(acts.ids)} prompts and a table of {len(prompts)}; "
-            "collect the activations of this table: sp.collect(lm, prompts)"
-        )
-    if "id" in prompts and acts.ids != tuple(prompts["id"]) and isinstance(acts.ids[0], str):
-        raise InputError(
-            "the activations are of other prompts, or in another order; collect the activations "
-            "of this table: sp.collect(lm, prompts)"
-        )
+    _require_same(acts, prompts)
     used = _in_one_domain(prompts)
     if split is not None:
         used &= (prompts["split"] == split).to_numpy()
     rows = np.flatnonzero(used)
     table = prompts.iloc[rows]
-    pairs = table["pair"].to_numpy(object) if "pair" in table else np.full(len(table), None)
+    units = linked_units(table)
     found = {
-        domain: Contrast.from_labels(acts.states[rows[chosen]], positive, pairs[chosen].tolist())
+        domain: Contrast.from_labels(acts.states[rows[chosen]], positive, units[chosen].tolist())
         for domain, (chosen, positive) in contrast_rows(prompts, table).items()
     }
     if not found:
@@ -126,9 +117,9 @@ def fit_directions(
 ) -> FittedDirections:
     """Directions from benign to harmful, one for each domain and layer.
 
-    Pairs stay together. A domain with fewer than 16 benign prompts borrows a share of the domain
-    ``general`` that no other domain gets. Texts that stand in two domains are left out with their
-    pairs, because two directions would share their noise.
+    Pairs, and prompts of one ``group``, stay together. A domain with fewer than 16 benign prompts
+    borrows a share of the domain ``general`` that no other domain gets. Texts that stand in two
+    domains are left out with their pairs, because two directions would share their noise.
 
     Args:
         acts: activations of exactly these prompts, in this order.
@@ -172,6 +163,21 @@ def fit_directions(
     )
 
 
+def _require_same(acts: Activations, prompts: pd.DataFrame) -> None:
+    """Check that the activations are of a table's prompts, by their ids if they were given."""
+    if len(acts.ids) != len(prompts):
+        raise InputError(
+            f"activations of {len(acts.ids)} prompts and a table of {len(prompts)}; "
+            "collect the activations of this table: sp.collect(lm, prompts)"
+        )
+    counted = tuple(range(len(prompts)))  # of texts without ids
+    if "id" in prompts and acts.ids not in (counted, tuple(prompts["id"])):
+        raise InputError(
+            "the activations are of other prompts, or in another order; collect the activations "
+            "of this table: sp.collect(lm, prompts)"
+        )
+
+
 def _in_one_domain(prompts: pd.DataFrame) -> np.ndarray:
     """Rows whose text and pair occur in a single domain."""
     several = prompts.groupby("prompt")["domain"].transform("nunique") > 1
@@ -206,13 +212,15 @@ def state_map(
         dimensions, on each map, and with labels permuted. ``.plot()`` draws it.
 
     Raises:
-        InputError: a layer or column does not exist, or there are fewer than eight prompts.
+        InputError: activations of other prompts, a layer or column that does not exist, or fewer
+            than eight prompts.
 
     Example:
         >>> found = sp.state_map(acts, prompts, layer=2, by="label")
         >>> sorted(found.agreement)
         ['PCA', 'all dimensions', 'labels permuted']
     """
+    _require_same(acts, prompts)
     if layer not in acts.layers:
         raise InputError(f"no activations of layer {layer}; the layers are {list(acts.layers)}")
     if by not in prompts:

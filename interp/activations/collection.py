@@ -158,7 +158,7 @@ def collect(
         MachineError: a single prompt does not fit into memory.
     """
     wanted = chosen_layers(lm, layers)
-    rows = [encoded(lm, text) for text in texts]
+    rows = encoded_all(lm, texts)
     if not rows:
         raise InputError("no prompts to collect activations for; give at least one")
     require_room(lm.model, lm.tokenizer, rows)
@@ -290,9 +290,15 @@ def listed_layers(lm: LanguageModel, layers: Iterable[int] | None) -> tuple[int,
     return tuple(wanted)
 
 
-def encoded(lm: LanguageModel, text: str | Tokens) -> Tokens:
-    """A prompt's tokens; tokens are returned unchanged."""
-    return lm.chat.encode(text) if isinstance(text, str) else text
+def encoded_all(lm: LanguageModel, texts: Sequence[str | Tokens]) -> list[Tokens]:
+    """The tokens of prompts; tokens are returned unchanged.
+
+    Raises:
+        InputError: a single text, of which every letter would be a prompt.
+    """
+    if isinstance(texts, str):
+        raise InputError(f"expected a list of texts, found a single text; give [{texts[:40]!r}]")
+    return [lm.chat.encode(text) if isinstance(text, str) else text for text in texts]
 
 
 def batches_by_length(

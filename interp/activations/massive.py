@@ -35,7 +35,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.collection import encoded
+from interp.activations.collection import encoded_all
 from interp.model import LanguageModel, Tokens, hidden_into, hidden_of, probing, undisturbed
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def massive_activations(
         >>> bool(sp.massive_activations(lm))
         False
     """
-    rows = [encoded(lm, text) for text in texts or ()]
+    rows = encoded_all(lm, () if texts is None else texts)
     if not rows:
         return _reference(lm)[1]
     return _examined(lm, [_norms(lm, row)[0] for row in rows], rows, stream_norms(lm))

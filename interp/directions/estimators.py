@@ -41,6 +41,7 @@ from interp.statistics import (
     finite,
     labelled_weights,
     principal_axes,
+    truth_values,
     unit,
     unit_numbers,
 )
@@ -144,9 +145,10 @@ class FirstPrincipalComponent(Directed):
             groups: prompts of one group are never separated.
 
         Raises:
-            InputError: fewer than four positive prompts, or activations that are not finite.
+            InputError: fewer than four positive prompts, labels that are not true or false, or
+                activations that are not finite.
         """
-        chosen = np.ones(len(states), bool) if labels is None else np.asarray(labels, dtype=bool)
+        chosen = truth_values(np.ones(len(states), bool) if labels is None else labels, len(states))
         rows = finite(np.asarray(states)[chosen])
         if len(rows) < MINIMUM_UNITS:
             raise InputError(

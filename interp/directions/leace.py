@@ -132,10 +132,14 @@ class Leace(Directed):
             groups: prompts of one group are never separated in the halves.
 
         Raises:
-            InputError: fewer than two classes, fewer than four prompts in one, or activations that
-                are not finite.
+            InputError: fewer than two classes, fewer than four prompts in one, a label is missing,
+                or activations that are not finite.
         """
+        import pandas as pd
+
         states = finite(states)
+        if pd.isna(np.asarray(labels, dtype=object)).any():
+            raise InputError("a label is missing; leave out the prompts without a class")
         _, classes = np.unique(np.asarray(labels), return_inverse=True)
         sizes = np.bincount(classes)
         if classes.shape != (len(states),):

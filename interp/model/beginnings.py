@@ -6,7 +6,7 @@ their rows whether a model gives the same numbers in this way (:func:`same_numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,22 +67,26 @@ def begin(
 
 def same_numbers(
     lm: LanguageModel,
-    shortcut: str,
+    shortcut: Hashable,
     rows: Sequence[Tokens],
     compare: Callable[[Sequence[Tokens]], bool],
+    *,
+    kept: str = "shortcuts",
 ) -> bool:
     """Whether a shortcut is right for ``rows``: compared on the longest and the shortest of them.
 
-    The result is kept under the shortcut's name, and holds for the same model with other weights.
-    Rows longer than all before are compared again, because a wrong attention window does not show
-    in shorter ones.
+    The result is kept in ``lm.found_out[kept]`` under the shortcut. It holds for rows between a
+    pair that was compared; longer or shorter rows are compared again. A wrong attention window
+    shows only in long rows, and only in short ones next to them: their padding lies after the
+    shared beginning, inside the window.
     """
-    longest = max(rows, key=len)
-    known = lm.found_out.setdefault("shortcuts", {})
-    right, up_to = known.get(shortcut, (True, 0))
-    if right and len(longest) > up_to:
-        right = compare([longest, min(rows, key=len)])
-        known[shortcut] = (right, len(longest))
+    longest, shortest = max(rows, key=len), min(rows, key=len)
+    most, fewest = len(longest), len(shortest)
+    known = lm.found_out.setdefault(kept, {})
+    right, sizes = known.get(shortcut, (True, ()))
+    if right and not any(most <= high and fewest >= low for low, high in sizes):
+        right = compare([longest, shortest])
+        known[shortcut] = right, (*sizes, (fewest, most))
     return bool(right)
 
 

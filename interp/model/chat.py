@@ -107,7 +107,7 @@ class Chat:
         self.tokenizer = tokenizer
         own = getattr(tokenizer, "chat_template", None)
         self.is_fallback = template is None and not own
-        self.template = template or (PLAIN_TEMPLATE if self.is_fallback else None)
+        self.template = template or (_plain_template(tokenizer) if self.is_fallback else None)
         if self.is_fallback:
             warnings.warn(
                 "the tokenizer has no chat template: prompts are written as "
@@ -337,6 +337,12 @@ def require_vocabulary(tokenizer: Any) -> None:
             f"the tokenizer of {where} has no vocabulary: its files (such as tokenizer.json) are "
             "missing; write them there with tokenizer.save_pretrained"
         )
+
+
+def _plain_template(tokenizer: Any) -> str:
+    """The fallback, with BOS where the tokenizer puts it before a text: some models need it."""
+    begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    return "{{ bos_token }}" * begins + PLAIN_TEMPLATE
 
 
 def _first_letter(text: str, start: int, stop: int) -> int:

@@ -39,6 +39,7 @@ from interp.model import (
     is_out_of_memory,
     reading,
     relative_difference,
+    same_numbers,
     shared_beginning,
     undisturbed,
     writing,
@@ -47,8 +48,6 @@ from interp.readout import Readout
 
 # Tokens before the last one that are a piece: few edited tokens need no more to run again.
 LATE = 8
-# Rows of a check, each as long as the row that it is taken from.
-CHECKED = 2
 
 
 @dataclass(frozen=True)
@@ -288,24 +287,29 @@ def numbers(read: Tensor) -> Float[np.ndarray, " row"]:
 
 
 def may_record(lm: LanguageModel, rows: Sequence[Tokens], readout: Readout) -> bool:
-    """Whether a recording gives the same logits; measured once for a model and a readout."""
+    """Whether a recording gives the same logits; see :func:`interp.model.same_numbers`."""
     check = lm.checked
     fits = check.cache and check.rows == check.decoding == "padded" and not check.bypassed
     if not fits or not rows or active_edits(lm.model):
         return False
     if "past_key_values" not in lm.forward_options:
         return False
-    known = lm.found_out.setdefault("recorded", {})
-    if readout not in known:
-        some = [max(rows, key=len), min(rows, key=len)][:CHECKED]
-        try:
-            with undisturbed(lm.model):
-                known[readout] = _largest_error(lm, some, readout) <= check.limit
-        except Exception as error:  # of a cache or a layer with another interface
-            if is_out_of_memory(error):
-                return False  # a batch that does not fit says what to do
-            known[readout] = False
-    return bool(known[readout])
+    try:
+        return same_numbers(lm, readout, rows, partial(_same_logits, lm, readout), kept="recorded")
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return False  # a batch that does not fit says what to do
+
+
+def _same_logits(lm: LanguageModel, readout: Readout, rows: Sequence[Tokens]) -> bool:
+    try:
+        with undisturbed(lm.model):
+            return _largest_error(lm, rows, readout) <= lm.checked.limit
+    except Exception as error:  # of a cache or a layer with another interface
+        if is_out_of_memory(error):
+            raise
+        return False
 
 
 def _largest_error(lm: LanguageModel, rows: Sequence[Tokens], readout: Readout) -> float:

@@ -13,6 +13,7 @@ from .bootstrap import weighted_means as weighted_means
 from .contrast import Contrast as Contrast
 from .contrast import effective_number as effective_number
 from .contrast import joined_numbers as joined_numbers
+from .contrast import truth_values as truth_values
 from .contrast import unit_numbers as unit_numbers
 from .crossfit import MINIMUM_UNITS as MINIMUM_UNITS
 from .crossfit import InnerProducts as InnerProducts

@@ -23,7 +23,7 @@ from functools import lru_cache
 from zlib import crc32
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 RESAMPLES = 1000
 LEVEL = 0.95
@@ -33,39 +33,51 @@ FEWEST_UNITS = 5
 LEAST_SKEW, MOST_SKEW = 1e-6, 1.0
 
 Value = Float[np.ndarray, "*value"]
+Clusters = int | Sequence[object] | np.ndarray
 
 
-def unit_count(clusters: int | Sequence[object] | np.ndarray) -> int:
+def unit_count(clusters: Clusters) -> int:
     """The number of units: of distinct labels, or of prompts that are each one unit."""
+    return int(cluster_numbers(clusters).max(initial=-1)) + 1
+
+
+def cluster_numbers(clusters: Clusters) -> Int[np.ndarray, " prompt"]:
+    """The number of each prompt's cluster, in the sorted order of the labels.
+
+    Args:
+        clusters: a label per prompt, where ``None`` and NaN are clusters of their own; or the
+            number of prompts, each its own cluster.
+    """
     if isinstance(clusters, int | np.integer):
-        return int(clusters)
-    return len(np.unique(np.asarray(clusters)))
+        return np.arange(clusters)
+    import pandas as pd
+
+    labels = pd.Series(list(clusters), dtype=object)
+    missing = labels.isna().to_numpy()
+    numbers = np.empty(len(labels), dtype=np.int64)
+    names, numbers[~missing] = np.unique(labels[~missing].to_numpy(), return_inverse=True)
+    numbers[missing] = len(names) + np.arange(missing.sum())
+    return numbers
 
 
 def resampling_weights(
-    clusters: int | Sequence[object] | np.ndarray,
-    resamples: int,
-    seed: int,
-    stratum: str = "",
-    *,
-    fewest: int = FEWEST_UNITS,
+    clusters: Clusters, resamples: int, seed: int, stratum: str = "", *, fewest: int = FEWEST_UNITS
 ) -> Float[np.ndarray, "resample prompt"]:
     """The number of times that each resample draws each prompt.
 
     Args:
-        clusters: a label per prompt (prompts of one label are drawn together), or the number of
-            prompts, each drawn separately.
+        clusters: a label per prompt (prompts of one label are drawn together, and one without a
+            label alone), or the number of prompts, each drawn separately.
         resamples: number of resamples; each draws all clusters but one, with replacement.
         seed: seed of the draws.
         stratum: label (split and domain) that selects the random stream. Two models scored on the
             same prompts get the same resamples, so their difference is paired.
         fewest: with fewer clusters, the weights are NaN, and so is each interval made with them.
     """
-    labels = np.arange(clusters) if isinstance(clusters, int | np.integer) else np.asarray(clusters)
-    _, index = np.unique(labels, return_inverse=True)
+    index = cluster_numbers(clusters)
     count = int(index.max(initial=-1)) + 1
     if count < max(fewest, 2):
-        return np.full((resamples, len(labels)), np.nan)
+        return np.full((resamples, len(index)), np.nan)
     return _drawn(count, resamples, seed, stratum)[:, index]
 
 

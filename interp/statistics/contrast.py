@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.errors import InputError
+from interp.errors import InputError, brief
+from interp.numbers import plain_number
 from interp.statistics.crossfit import MINIMUM_UNITS, finite
 
 
@@ -79,10 +80,12 @@ class Contrast:
             positive: whether each row is positive.
             groups: group of each row; rows of the same group belong together (as in scikit-learn).
                 A row with ``None`` or NaN is a separate unit.
+
+        Raises:
+            InputError: as for the class; or a label that is not true or false.
         """
-        states, positive = np.asarray(states), np.asarray(positive, dtype=bool)
-        if positive.shape != (len(states),):
-            raise InputError(f"{positive.size} labels for {len(states)} prompts; give one for each")
+        states = np.asarray(states)
+        positive = truth_values(positive, len(states))
         units = None
         if groups is not None:
             numbers = unit_numbers(groups, len(states))
@@ -136,6 +139,24 @@ class Contrast:
         """The units with positive rows and those with negative rows."""
         positive, negative = np.split(self.units, [len(self.positive)])
         return np.unique(positive), np.unique(negative)
+
+
+def truth_values(labels: Sequence[object] | np.ndarray, rows: int) -> Bool[np.ndarray, " row"]:
+    """Labels as truth values; 0 and 1 are taken too.
+
+    Raises:
+        InputError: there is not one for each row, or one is something else, such as a name.
+    """
+    values = np.asarray(labels)
+    if values.shape != (rows,):
+        raise InputError(f"{values.size} labels for {rows} prompts; give one for each")
+    for value in map(plain_number, values.tolist()):
+        if not isinstance(value, bool | int | float) or value not in (0, 1):
+            raise InputError(
+                f"the label {brief(value)!r}; expected true where a prompt is positive and false "
+                'where it is negative, as in labels == "harmful"'
+            )
+    return values.astype(bool)
 
 
 def effective_number(units: Int[np.ndarray, " row"]) -> float:

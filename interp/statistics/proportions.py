@@ -26,7 +26,7 @@ from statistics import NormalDist
 import numpy as np
 from jaxtyping import Float
 
-from interp.statistics.bootstrap import LEVEL
+from interp.statistics.bootstrap import LEVEL, cluster_numbers
 from interp.statistics.estimates import Estimate
 
 AWAY = 1e-9
@@ -89,16 +89,15 @@ def effective_share(readings: Readings, groups: Groups = None, level: float = LE
 
     readings = np.asarray(readings, dtype=np.float64)
     n, share = len(readings), float(readings.mean())
-    labels = np.arange(n) if groups is None else np.asarray(groups)
-    _, place = np.unique(labels, return_inverse=True)
-    sizes = np.bincount(place.ravel())
+    place = cluster_numbers(n if groups is None else groups)
+    sizes = np.bincount(place)
     count = len(sizes)
     if count == n:
         return Share(share, n, n)
     largest = float((sizes**2).sum() / n)
     effect = largest
     if 0 < share < 1 and count > 1:
-        deviations = np.bincount(place.ravel(), weights=readings - share)
+        deviations = np.bincount(place, weights=readings - share)
         between = count / (count - 1) * float((deviations**2).sum()) / n**2
         effect = min(max(between / (share * (1 - share) / (n - 1)), 1.0), largest)
     tail = (1 + level) / 2
@@ -198,7 +197,7 @@ def auc_of(
         return Estimate.undefined("all rows belong to one class", len(values))
     above = rankdata(values)[positive].sum() - counts[0] * (counts[0] + 1) / 2
     found = float(above / (counts[0] * counts[1]))
-    labels = np.arange(len(values)) if groups is None else np.asarray(groups)
+    labels = cluster_numbers(len(values) if groups is None else groups)
     above_units, below_units = (len(np.unique(labels[side])) for side in (positive, ~positive))
     return Estimate(found, *auc_interval(found, above_units, below_units, level), len(values))
 

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
+from interp.errors import InputError
 from interp.model import (
     LanguageModel,
     Tokens,
@@ -142,7 +143,10 @@ def generate(
         with undisturbed(lm.model):
             beginning = shared_beginning(lm, rows)
             if beginning and not same_numbers(
-                lm, _BEGUN, rows, partial(_same_first_steps, lm, beginning)
+                lm,
+                _BEGUN,
+                [*rows, _ended(rows, max_new_tokens)],
+                partial(_same_first_steps, lm, beginning),
             ):
                 beginning = ()
             together = lm.together(rows, decoding=True)
@@ -207,6 +211,12 @@ def _inputs(
     }
 
 
+def _ended(rows: Sequence[Tokens], max_new_tokens: int) -> Tokens:
+    """A row as long as the longest with its answer: its columns are those of the last step."""
+    ids = max(rows, key=len).ids
+    return Tokens((*ids, *ids[-1:] * (max_new_tokens - _FIRST_STEPS)), {})
+
+
 def _same_first_steps(
     lm: LanguageModel, beginning: tuple[int, ...], rows: Sequence[Tokens]
 ) -> bool:
@@ -225,8 +235,8 @@ def _same_first_steps(
     plain, wanted = first_steps(())
     try:
         begun, found = first_steps(beginning)
-    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError, NotImplementedError):
-        return False  # of a cache with another interface
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError, InputError):
+        return False  # of a cache with another interface, or beyond the context
     steps = min(plain.shape[1], begun.shape[1])
     # A later step can be compared only where all tokens before it are equal.
     equal = (plain[:, :steps] == begun[:, :steps]).cumprod(dim=1)
