@@ -11,7 +11,7 @@ import pandas as pd
 
 from interp.directions import ESTIMATORS, DirectionSet
 from interp.similarity import Rotation, cosine_map, rotation
-from interp.statistics import Contrast, joined_numbers, unit_numbers
+from interp.statistics import MINIMUM_UNITS, Contrast, joined_numbers, unit_numbers
 from unlearning.data import controls
 
 if TYPE_CHECKING:
@@ -29,11 +29,12 @@ def contrast_rows(
     """Per domain: row numbers in ``evaluated`` of its prompts and controls, and which are harmful.
 
     No two domains share a control or its text, because shared noise would bias their cosine.
-    Domains with fewer than 8 rows on a side are left out.
+    Domains with fewer than 8 rows on a side, or fewer than 4 units of them, are left out.
     """
     text = evaluated.set_index("id")["prompt"]
     seen: set[str] = set()
     place = pd.Series(np.arange(len(evaluated)), index=evaluated["id"])
+    units = linked_units(evaluated)
     shares = [controls(prompts, split) for split in sorted(set(evaluated["split"]))]
     found = {}
     for domain in shares[0].rows:
@@ -42,8 +43,10 @@ def contrast_rows(
         seen.update(text[benign])
         mine = (evaluated["domain"] == domain) & (evaluated["label"] == "harmful")
         harmful = list(evaluated.loc[mine, "id"])
-        if min(len(benign), len(harmful)) >= FEWEST_PROMPTS:
-            rows = place[[*harmful, *benign]].to_numpy()
+        rows = place[[*harmful, *benign]].to_numpy(dtype=np.int64)
+        sides = np.split(units[rows], [len(harmful)])
+        separate = min(len(np.unique(side)) for side in sides)
+        if min(map(len, sides)) >= FEWEST_PROMPTS and separate >= MINIMUM_UNITS:
             found[domain] = rows, np.arange(len(rows)) < len(harmful)
     return found
 

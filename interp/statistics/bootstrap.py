@@ -45,8 +45,8 @@ def cluster_numbers(clusters: Clusters) -> Int[np.ndarray, " prompt"]:
     """The number of each prompt's cluster, in the sorted order of the labels.
 
     Args:
-        clusters: a label per prompt, where ``None`` and NaN are clusters of their own; or the
-            number of prompts, each its own cluster.
+        clusters: a label per prompt, where each ``None`` or NaN is a separate cluster; or the
+            number of prompts, each a separate cluster.
     """
     if isinstance(clusters, int | np.integer):
         return np.arange(clusters)
