@@ -406,9 +406,13 @@ def test_arms_of_version_0_1_with_the_same_inputs_are_done(
         for file in ("BEGUN", "DONE"):
             (again / "arms" / name / file).write_text(inputs.old_key + "\n", encoding="utf-8")
         (again / "arms" / name / "inputs.json").unlink()
+    angles = again / "arms" / "base" / "extraction_angles.parquet"  # under another name then
+    found = pd.read_parquet(angles)
+    angles.unlink()
     said, before = Said(), made(again)
     run_study(finished.plan, again, said)
     assert {"base model: already scored", f"{PLAIN}: already done"} <= set(said.lines)
+    pd.testing.assert_frame_equal(pd.read_parquet(angles), found)
     other = replace(plain.settings, multiplier_rate=0.5)
     arms = [replace(one, training=other) if one is plain else one for one in finished.plan.arms]
     for changed in (replace(finished.plan, arms=tuple(arms)), finished.plan):

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from interp.activations import Activations
 
 POSITION, CONTRAST = "position", "contrast"
-EXTRACTIONS = "extractions.parquet"  # in the base model's folder
+# In the base model's folder. "extractions.parquet" of earlier versions had contrasts that shared
+# benign prompts.
+EXTRACTIONS = "extraction_angles.parquet"
 
 
 def extraction_angles(

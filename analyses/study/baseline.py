@@ -78,11 +78,14 @@ def establish(context: Context) -> Baseline:
             if len(context.base_contrasts) > 1:  # a map compares two domains or more
                 cosines = cosine_table(context.base_contrasts, layers)
                 write_table(run.folder / "cosine.parquet", cosines)
-            there, here = (context.base_states.at(one) for one in (INSTRUCTION, LAST))
-            apart = extraction_angles(context.prompts, context.evaluated, there, here, layers)
-            write_table(folder / EXTRACTIONS, extraction_table(apart))
         write_prefilled(context, found.responses, lm, BASE)
         run.finish(BASE, found.inputs)
+    if not (path := run.arm(BASE) / EXTRACTIONS).is_file():
+        with context.progress.stage("base model: two ways to extract a direction"):
+            there, here = (context.base_states.at(one) for one in (INSTRUCTION, LAST))
+            layers = range(lm.n_layers)
+            apart = extraction_angles(context.prompts, context.evaluated, there, here, layers)
+            write_table(path, extraction_table(apart))
     # Written even if the base was not scored again, because the planned arms may have changed.
     write_json(run.folder / "config.json", describe_study(context))
     return found
