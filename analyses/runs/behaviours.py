@@ -205,7 +205,11 @@ class TargetVerdict:
 
     @property
     def decided(self) -> bool:
-        """Whether the outcome is clear: no interval contains its threshold."""
+        """Whether the outcome is clear: no interval contains its threshold.
+
+        That of refusals does not count: with fewer than 35 prompts its interval contains the
+        threshold even where none is refused, and the answers say as much.
+        """
         gibberish = self.gibberish_rate
         return not (
             self.answer_rate.low < FEWEST_ANSWERS <= self.answer_rate.high
