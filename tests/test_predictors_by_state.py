@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,16 +33,19 @@ def test_a_projection_difference_is_along_the_source_s_unit_direction() -> None:
                 )
 
 
-def test_predictions_are_kept_for_one_base_and_one_way_of_training(tmp_path: Path) -> None:
+def test_predictions_are_kept_for_one_base_readout_and_way_of_training(tmp_path: Path) -> None:
     done = tmp_path / "arms" / "base" / "DONE"
     done.parent.mkdir(parents=True)
 
-    def key(base: str, **training: Any) -> str:
+    def key(base: str, refusal: int = 1, **training: Any) -> str:
         done.write_text(base, encoding="utf-8")
+        prefixes = {"refusal": [[refusal]], "compliance": [[0]]}
+        done.with_name("openers.json").write_text(json.dumps(prefixes), encoding="utf-8")
         trainings = [None, {"trained": "lora", "lora_rank": 8} | training]
         arms = [SimpleNamespace(config={"training": one}) for one in trainings]
         record: Any = SimpleNamespace(folder=tmp_path, arms=arms)
         return predictions_key(record)
 
     keys = [key("one"), key("two"), key("one", trained="projections"), key("one", lora_rank=4)]
-    assert len(set(keys)) == 4 and key("one") == keys[0]
+    keys.append(key("one", refusal=2))
+    assert len(set(keys)) == 5 and key("one") == keys[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,7 +222,8 @@ def _rank(context: Context, baseline: Baseline, design: Design, seed: int) -> No
 
     code = [METHODS.own_source(name) for name in design.methods]
     key = content_key(
-        "predictions", baseline.inputs.key, design.concept, list(rows["id"]), design.methods, code,
+        "predictions", baseline.inputs.key, baseline.prefixes and asdict(baseline.prefixes),
+        design.concept, list(rows["id"]), list(rows["response"]), design.methods, code,
         design.training.described(), seed,
     )  # fmt: skip
     kept_table(context.run.folder / RANKING, key, ranked)

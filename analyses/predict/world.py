@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from analyses.runs import (
     running_maximum,
     trajectories,
 )
+from analyses.study import require_prefixes
 from interp.errors import InputError
 from interp.store import content_key, read_json, write_table
 
@@ -182,13 +183,14 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
 
 
 def predictions_key(record: RunRecord) -> str:
-    """The key of a run's predictions: base model, trained parameters and predictors."""
-    done = record.folder / "arms" / BASE / "DONE"
+    """The key of a run's predictions: base model, readout, trained parameters and predictors."""
+    base = record.folder / "arms" / BASE
     code = {name: PREDICTORS.own_source(name) for name in sorted(PREDICTORS)}
     own = {name: source for name, source in code.items() if source}
     return content_key(
         ("readout", "predictions"),
-        done.read_text(encoding="utf-8"),
+        (base / "DONE").read_text(encoding="utf-8"),
+        asdict(require_prefixes(base, "a tournament")),
         training_of(record),
         sorted(PREDICTORS),
         *([own] if own else []),
