@@ -32,7 +32,7 @@ PRIOR = 1.0  # standard deviation of α and of λ
 BEFORE, RECALIBRATED, BASE_RATE = "probability", "recalibrated", "base rate"
 KINDS = {
     BEFORE: "before training",
-    RECALIBRATED: "recalibrated on other domains",
+    RECALIBRATED: "recalibrated",
     BASE_RATE: "base rate",
 }
 
