@@ -94,7 +94,9 @@ def prompt_forecasts(
     """Compare the forecast by prompt with the prompts that flip, on several model organisms."""
     from experiments import prompt_forecasts as measured
     from interp.store import read_table
+    from unlearning.organism import recipe_of
 
+    recipe_of(recipe)  # refuses an unknown name
     chosen = _numbers(seeds) if seeds else measured.REPORTED[recipe]
     if rows is None:
         found = measured.measure_prompt_forecasts(chosen, out, recipe=recipe)

@@ -89,7 +89,7 @@ def recorded(context: Context) -> Iterator[None]:
             self_check=context.reference.checked.to_json(),
             device=str(context.reference.device),
             seeds=context.plan.seeds,
-            # Of all sessions; what is replaced does not count.
+            # Earlier sessions count, unless this one replaces their results.
             seconds=time.monotonic()
             - started
             + (0.0 if context.plan.overwrite else seconds_of(folder)),
