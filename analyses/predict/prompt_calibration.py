@@ -30,11 +30,7 @@ from interp.statistics import mean_of, rate_of
 BINS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
 PRIOR = 1.0  # standard deviation of α and of λ
 BEFORE, RECALIBRATED, BASE_RATE = "probability", "recalibrated", "base rate"
-KINDS = {
-    BEFORE: "before training",
-    RECALIBRATED: "recalibrated",
-    BASE_RATE: "base rate",
-}
+KINDS = {BEFORE: "before training", RECALIBRATED: "recalibrated", BASE_RATE: "base rate"}
 
 Values = Float[np.ndarray, " prompt"]
 
