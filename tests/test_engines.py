@@ -45,8 +45,12 @@ def cluster() -> Iterator[Any]:
 def made(plan: Any, folder: Path, make_one: Any = None, **given: Any) -> list[str]:
     """The attempts at arms that were made in workers."""
     options: Any = {"workers": WorkerOptions(**given), "make_one": make_one}
+    scored = folder / "arms" / "base" / "DONE"
+    if folder.is_dir():
+        scored.parent.mkdir(parents=True, exist_ok=True)
+        scored.touch()
     with arms_in_workers(plan, folder, Progress(quiet=True), **options) as together:
-        together([ArmPlan(name) for name in ARMS])
+        together(plan, [ArmPlan(name) for name in ARMS])
     return (folder / "attempts.txt").read_text(encoding="utf-8").split()
 
 
@@ -101,7 +105,12 @@ def test_a_lost_worker_of_this_machine_is_replaced(tmp_path: Path) -> None:
 def test_a_stopped_worker_of_this_machine_ends(tmp_path: Path) -> None:
     plan: Any = SimpleNamespace(model="interrupted", model_options={"device": "cpu"})
     engine = LocalWorkers(plan, tmp_path, WorkerOptions(), make_late)
-    job = engine.start("interrupted")
+    engine.prepare()
+    [loading] = engine.loading.values()
+    for process in engine.pools[0]._processes.values():  # lost before it has any arm to make
+        process.kill()
+    assert loading.exception(20) is not None
+    job = engine.start(plan, "interrupted")
     assert not engine.wait([job], 0)
     [process] = engine.pools[0]._processes.values()
     engine.stop(job)
@@ -118,7 +127,10 @@ class Scripted:
         self.begun: list[str] = []
         self.stopped = 0
 
-    def start(self, name: str) -> Any:
+    def prepare(self) -> None:
+        self.begun.append("prepared")
+
+    def start(self, _plan: StudyPlan, name: str) -> Any:
         self.begun.append(name)
         return len(self.begun), self.ends[name].pop(0)
 
@@ -142,7 +154,8 @@ class Scripted:
 
 def in_turn(engine: Scripted, **given: Any) -> None:
     limits = WorkerOptions(arm_minutes=0.0005, **given)
-    make_in_turn(engine, list(engine.ends), limits, Progress(quiet=True))
+    plan = StudyPlan("model", ())
+    make_in_turn(engine, plan, list(engine.ends), limits, Progress(quiet=True))
 
 
 def test_what_is_lost_or_late_is_tried_again() -> None:
@@ -171,19 +184,26 @@ def test_the_processes_stay_for_the_next_arms_and_end_with_an_error(
     a, b, c = (ArmPlan(name) for name in "abc")
     plan, silent = StudyPlan("model", ()), Progress(quiet=True)
     with arms_in_workers(plan, tmp_path, silent, workers=ALONE) as together:
-        assert together([a, b]) == [a, b]
+        assert together(plan, [a, b]) == [a, b]
     assert not started
+    done = tmp_path / "arms" / "base" / "DONE"
+    done.parent.mkdir(parents=True)
+    done.touch()
     limits = WorkerOptions(workers=2, retries=0, arm_minutes=0.0005)
     with (
         pytest.raises(MachineError, match="^c: not finished"),
         arms_in_workers(plan, tmp_path, silent, workers=limits) as together,
     ):
-        assert not together([])
+        assert not together(plan, [])
         assert not started
-        assert together([a, b]) == [b]
-        together([c])
+        assert together(plan, [a, b]) == [b]
+        together(plan, [c])
     [engine] = started
     assert engine.begun == ["a", "b", "c", "closed"] and engine.stopped == 1
+    done.unlink()  # while the base is scored, the processes import what they need
+    with arms_in_workers(plan, tmp_path, silent, workers=limits):
+        assert started[-1].begun == ["prepared"]
+    assert started[-1].begun == ["prepared", "closed"]
 
 
 def test_an_unknown_engine_is_named() -> None:

@@ -75,7 +75,13 @@ def run_containment(
         InputError: too few refusals to train on.
     """
     advice = None
-    with recorded(context):
+    with (
+        recorded(context),
+        arms_in_workers(
+            context.plan, context.run.folder, context.progress,
+            workers=workers, make_one=make_contained,
+        ) as together,
+    ):  # fmt: skip
         baseline = establish(context)
         write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
@@ -84,11 +90,7 @@ def run_containment(
                 design = design.without([n for n in context.left_out if n != design.concept])
             if baseline.prefixes is None:
                 design = _by_text(context, design)
-            with arms_in_workers(
-                with_arms_of(context.plan, design), context.run.folder, context.progress,
-                workers=workers, make_one=make_contained,
-            ) as together:  # fmt: skip
-                advice = _contained(context, baseline, design, together, shallow_recovery, seed)
+            advice = _contained(context, baseline, design, together, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder)
     require_arms(context)
@@ -121,7 +123,7 @@ def _contained(
     require_replaceable(context, baseline, design.everything())
 
     def made(arms: Sequence[ArmPlan]) -> None:
-        for arm in together(arms):
+        for arm in together(with_arms_of(context.plan, design), arms):
             make_arm(context, baseline, arm)
 
     made([design.plain])

@@ -197,7 +197,7 @@ def save_drawings(drawn: Iterable[Drawing], folder: Path) -> None:
         with figure_style():
             with atomic_write(folder / f"{drawing.name}.svg") as path:
                 drawing.figure.savefig(path, format="svg", metadata={"Date": None})
-            drawing.figure.set_layout_engine("none")  # the first save did the slow layout
+            drawing.figure.set_layout_engine(None)  # the first save did the slow layout
             with atomic_write(folder / f"{drawing.name}.png") as path:
                 drawing.figure.savefig(path, format="png", dpi=160)
         write_csv(folder / f"{drawing.name}.csv", drawing.data)

@@ -31,6 +31,7 @@ from analyses.runs import BASE, Progress, read_run
 from analyses.study import (
     Baseline,
     Context,
+    arms_in_workers,
     establish,
     make_arms,
     recorded,
@@ -65,10 +66,13 @@ def run_protocol(
     plan = planned(asked, prompts, refused)
     del first  # its model is the same as the next one's
     context = study_context(plan.study, out, progress)
-    with recorded(context):
+    with (
+        recorded(context),
+        arms_in_workers(plan.study, context.run.folder, progress, workers=workers) as together,
+    ):
         baseline = establish(context)
         require_replaceable(context, baseline, plan.study.arms)
-        make_arms(context, baseline, workers)
+        make_arms(context, baseline, together)
         found = _result(asked, plan, context)
     with progress.stage("tables, figures, page"):
         write_reproduction(found, out)

@@ -34,7 +34,7 @@ from analyses.study.deflected import require_arms, say_low_base, with_enough_def
 from analyses.study.gate import write_gate
 from analyses.study.making import make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
-from analyses.study.workers import arms_in_workers
+from analyses.study.workers import MakeTogether, arms_in_workers
 from interp.store import read_table
 
 
@@ -58,16 +58,20 @@ def run_checked_study(
         InputError: also if another process works in the folder; and if no domain has enough
             deflections, after the report of the base model.
     """
-    with recorded(context):
+    folder = context.run.folder
+    with (
+        recorded(context),
+        arms_in_workers(context.plan, folder, context.progress, workers=workers) as together,
+    ):
         baseline = establish(context)
         say_low_base(context, baseline)
         write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
-        make_arms(context, baseline, workers)
+        make_arms(context, baseline, together)
     with context.progress.stage("tables, figures, report"):
         shown = {"show_completions": True} if show_completions else {}
-        report = run_report.write_report(context.run.folder, **shown)
+        report = run_report.write_report(folder, **shown)
     require_arms(context)
     return report
 
@@ -96,27 +100,26 @@ def recorded(context: Context) -> Iterator[None]:
         )
 
 
-def make_arms(context: Context, baseline: Baseline, workers: WorkerOptions = ALONE) -> None:
+def make_arms(context: Context, baseline: Baseline, together: MakeTogether) -> None:
     """Plain arms, then control arms for as many steps, then contained arms by rising weight.
 
     Several workers make arms that do not wait for one another at the same time; what they leave
     out, this process makes.
     """
-    folder, arms = context.run.folder, context.plan.arms
-    with arms_in_workers(context.plan, folder, context.progress, workers=workers) as together:
+    arms = context.plan.arms
 
-        def make(chosen: Sequence[ArmPlan]) -> None:
-            for arm in together(chosen):
-                make_arm(context, baseline, arm)
+    def make(chosen: Sequence[ArmPlan]) -> None:
+        for arm in together(context.plan, chosen):
+            make_arm(context, baseline, arm)
 
-        plain = [arm for arm in arms if not arm.control and not arm.retain]
-        make(plain)
-        steps = max((steps_of(context, arm) for arm in plain), default=1)
-        for arm in arms:
-            if arm.control and arm.training:
-                training = replace(arm.training, max_steps=steps)
-                make_arm(context, baseline, replace(arm, training=training))
-        contained_arms(context, [arm for arm in arms if arm.retain and arm.training], make)
+    plain = [arm for arm in arms if not arm.control and not arm.retain]
+    make(plain)
+    steps = max((steps_of(context, arm) for arm in plain), default=1)
+    for arm in arms:
+        if arm.control and arm.training:
+            training = replace(arm.training, max_steps=steps)
+            make_arm(context, baseline, replace(arm, training=training))
+    contained_arms(context, [arm for arm in arms if arm.retain and arm.training], make)
 
 
 def contained_arms(

@@ -23,8 +23,11 @@ class Lost(Exception):
 class Engine(Protocol):
     """Runs one arm in each of some processes; a job is what ``start`` gives."""
 
-    def start(self, name: str) -> Any:
-        """Begin an arm."""
+    def prepare(self) -> None:
+        """Let the processes load what they need, while this one has other work."""
+
+    def start(self, plan: StudyPlan, name: str) -> Any:
+        """Begin an arm of the plan."""
 
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         """The jobs that ended, after the first has ended or the time is over."""
@@ -40,9 +43,13 @@ class Engine(Protocol):
 
 
 def make_in_turn(
-    engine: Engine, names: Sequence[str], workers: WorkerOptions, progress: Progress
+    engine: Engine,
+    plan: StudyPlan,
+    names: Sequence[str],
+    workers: WorkerOptions,
+    progress: Progress,
 ) -> list[str]:
-    """Make arms on an engine, so many at a time; what is lost or late is tried again.
+    """Make arms of a plan on an engine, so many at a time; what is lost or late is tried again.
 
     No bar is shown: the lines of the workers would run into it.
 
@@ -62,7 +69,7 @@ def make_in_turn(
     while waiting or running:
         while waiting and len(running) < workers.workers:
             name, attempt = waiting.pop(0)
-            running[engine.start(name)] = name, attempt, time.monotonic()
+            running[engine.start(plan, name)] = name, attempt, time.monotonic()
         first = min(started for _, _, started in running.values())
         left = None if limit is None else max(0.0, first + limit - time.monotonic())
         ended = list(engine.wait(list(running), left))

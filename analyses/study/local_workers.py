@@ -29,10 +29,25 @@ class LocalWorkers:
     make_one: MakeOne
     pools: dict[int, ProcessPoolExecutor] = field(default_factory=dict)
     jobs: dict[Future[str], int] = field(default_factory=dict)
+    loading: dict[int, Future[None]] = field(default_factory=dict)
 
-    def start(self, name: str) -> Future[str]:
-        """Begin an arm in a free process."""
+    def prepare(self) -> None:
+        """Start the processes, which import what every arm needs."""
+        for number in range(self.workers.workers):
+            self.loading[number] = self._pool(number).submit(import_all)
+
+    def start(self, plan: StudyPlan, name: str) -> Future[str]:
+        """Begin an arm of the plan in a free process."""
         number = next(i for i in range(self.workers.workers) if i not in self.jobs.values())
+        loaded = self.loading.pop(number, None)
+        if loaded is not None and loaded.done() and loaded.exception():
+            self._end(number)  # it was lost while it loaded
+        threads = max(1, multiprocessing.cpu_count() // self.workers.workers)
+        job = self._pool(number).submit(self.make_one, plan, self.out, name, threads)
+        self.jobs[job] = number
+        return job
+
+    def _pool(self, number: int) -> ProcessPoolExecutor:
         if number not in self.pools:
             devices = devices_of(self.plan)
             # spawn, because torch's threads do not survive a fork.
@@ -43,10 +58,7 @@ class LocalWorkers:
                 if devices
                 else None,
             )
-        threads = max(1, multiprocessing.cpu_count() // self.workers.workers)
-        job = self.pools[number].submit(self.make_one, self.plan, self.out, name, threads)
-        self.jobs[job] = number
-        return job
+        return self.pools[number]
 
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         """The ended jobs."""
@@ -68,7 +80,8 @@ class LocalWorkers:
     def close(self) -> None:
         """End all processes."""
         for number in list(self.pools):
-            if number in self.jobs.values():
+            is_loading = number in self.loading and not self.loading[number].done()
+            if is_loading or number in self.jobs.values():
                 self._end(number)
             else:
                 self.pools.pop(number).shutdown()
@@ -78,6 +91,13 @@ class LocalWorkers:
         for process in list(pool._processes.values()):
             process.kill()
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def import_all() -> None:
+    """Import what an arm needs."""
+    from transformers import Trainer  # noqa: F401
+
+    import analyses.study.making  # noqa: F401
 
 
 def use_device(number: int) -> None:

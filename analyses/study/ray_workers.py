@@ -30,7 +30,7 @@ class RayWorkers:
         except ImportError as error:
             raise InputError("--engine ray needs Ray; pip install 'spillover[ray]'") from error
         self.ray = ray
-        self.asked = plan, out
+        self.out = out
         if not ray.is_initialized():
             ray.init(address=None, num_cpus=None, include_dashboard=False, log_to_driver=False)
         gpus = _gpus(plan, workers, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
@@ -38,9 +38,12 @@ class RayWorkers:
         # The check needs no GPU, so that it does not wait for one.
         _require_shared_folder(ray, out)
 
-    def start(self, name: str) -> Any:
-        """Begin an arm."""
-        return self.task.remote(*self.asked, name, 1)
+    def prepare(self) -> None:
+        """Ray starts its processes with their first tasks."""
+
+    def start(self, plan: StudyPlan, name: str) -> Any:
+        """Begin an arm of the plan."""
+        return self.task.remote(plan, self.out, name, 1)
 
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         """The ended jobs."""

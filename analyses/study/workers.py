@@ -8,17 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from multiprocessing import parent_process
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from analyses.options import WorkerOptions
-from analyses.runs import Progress
+from analyses.runs import BASE, Progress
 from analyses.study.jobs import Engine, MakeOne, make_in_turn
 from analyses.study.local_workers import LocalWorkers, require_room
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.ray_workers import RayWorkers
 from interp import plugins
 from interp.errors import InputError, expected
+
+if TYPE_CHECKING:
+    from analyses.study.baseline import Baseline
+    from analyses.study.context import Context
 
 ENGINES: Mapping[str, Callable[[StudyPlan, Path, WorkerOptions, MakeOne], Engine]] = {
     "local": LocalWorkers,
@@ -27,7 +32,7 @@ ENGINES: Mapping[str, Callable[[StudyPlan, Path, WorkerOptions, MakeOne], Engine
 
 
 #: Makes arms of a plan at the same time, and returns those that are still missing.
-MakeTogether = Callable[[Sequence[ArmPlan]], Sequence[ArmPlan]]
+MakeTogether = Callable[[StudyPlan, Sequence[ArmPlan]], Sequence[ArmPlan]]
 
 
 @contextmanager
@@ -39,11 +44,11 @@ def arms_in_workers(
     workers: WorkerOptions,
     make_one: MakeOne | None = None,
 ) -> Iterator[MakeTogether]:
-    """Inside, a function that makes arms of the plan in parallel; the base must be scored already.
+    """Inside, a function that makes arms in parallel, once the base is scored.
 
-    The processes stay from one call to the next. Where one process makes all arms, the function
-    makes none. A worker imports the module of ``make_one`` and runs it (default:
-    :func:`make_planned`).
+    The processes stay from one call to the next. They start at once if the base is not scored yet.
+    Where one process makes all arms, the function makes none. A worker imports the module of
+    ``make_one`` and runs it (default: :func:`make_planned`).
 
     Raises:
         InputError: (the function) the engine's package is not installed, or a worker cannot write
@@ -52,20 +57,25 @@ def arms_in_workers(
     """
     engines: list[Engine] = []
 
-    def make(arms: Sequence[ArmPlan]) -> Sequence[ArmPlan]:
-        if not (arms and workers.are_used):
-            return arms
+    def engine() -> Engine:
         if not engines:
             start = ENGINES[workers.engine]
             engines.append(start(plan, out.resolve(), workers, make_one or make_planned))
-        missing = make_in_turn(engines[0], [arm.name for arm in arms], workers, progress)
+        return engines[0]
+
+    def make(plan: StudyPlan, arms: Sequence[ArmPlan]) -> Sequence[ArmPlan]:
+        if not (arms and workers.are_used):
+            return arms
+        missing = make_in_turn(engine(), plan, [arm.name for arm in arms], workers, progress)
         return [arm for arm in arms if arm.name in missing]
 
     try:
+        if workers.are_used and not (out / "arms" / BASE / "DONE").is_file():
+            engine().prepare()
         yield make
     finally:
-        for engine in engines:
-            engine.close()
+        for started in engines:
+            started.close()
 
 
 def require_workers(plan: StudyPlan, workers: WorkerOptions) -> None:
@@ -84,15 +94,32 @@ def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     """Make one arm in a separate process."""
     import torch
 
-    from analyses.study.baseline import establish
-    from analyses.study.context import study_context
     from analyses.study.making import make_arm
 
     torch.set_num_threads(threads)
+    if not (_at_hand and _at_hand[0][:2] == (plan, out)):
+        _at_hand[:] = [(plan, out, *_established(plan, out))]
+    [(_, _, context, baseline)] = _at_hand
+    if parent_process() is None:  # a process of Ray may serve other studies of this plan
+        _at_hand.clear()
+    [arm] = [arm for arm in plan.arms if arm.name == name]
+    make_arm(context, baseline, arm)
+    return name
+
+
+#: The study that this process makes arms of, with its loaded base model: read once, not by arm.
+_at_hand: list[tuple[StudyPlan, Path, Context, Baseline]] = []
+
+
+def _established(plan: StudyPlan, out: Path) -> tuple[Context, Baseline]:
+    from analyses.study.baseline import establish
+    from analyses.study.context import study_context
+
     plugins.use_all(plan.plugins)
     plugins.load_all()
-    context = study_context(plan, out, Progress(quiet=True))
+    progress = Progress(stages=False)
+    progress.console.quiet = True  # the study has said what there is to say about its base
+    context = study_context(plan, out, progress)
     baseline = establish(context)
-    [arm] = [arm for arm in plan.arms if arm.name == name]
-    make_arm(replace(context, progress=Progress(stages=False)), baseline, arm)
-    return name
+    progress.console.quiet = False
+    return context, baseline

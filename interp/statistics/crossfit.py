@@ -184,7 +184,7 @@ def _layer(
     # other units.
     pull = np.einsum("pud,qd->pqu", z, mean)
     kernels = np.zeros((len(weights), units, units))
-    support = [np.flatnonzero(of_part) for of_part in share]
+    support = [_run_or_all(np.flatnonzero(of_part)) for of_part in share]
     for p, q in combinations_with_replacement(range(parts), 2):
         gram = z[p][support[p]] @ z[q][support[q]].T
         squares = np.einsum("ud,ud->u", z[p], z[q])
@@ -196,9 +196,9 @@ def _layer(
         kernel = noise_kernel(gram, own, total, share[p], share[q])
         for product in np.flatnonzero(weights[:, p, q]):
             part = weights[product, p, q] * kernel
-            kernels[product][np.ix_(support[p], support[q])] += part
+            _add(kernels[product], support[p], support[q], part)
             if p != q:
-                kernels[product][np.ix_(support[q], support[p])] += part.T
+                _add(kernels[product], support[q], support[p], part.T)
     kernels[:, np.arange(units), np.arange(units)] = 0.0
     flat = kernels.reshape(len(weights), -1)
     second = 2.0 * flat @ flat.T
@@ -215,6 +215,25 @@ def _layer(
     plain = np.einsum("xpq,pq->x", weights, mean @ mean.T)
     value = plain - np.einsum("xpq,pq->x", weights, noise)
     return value, plain, first, second, influence.sum(axis=1)
+
+
+def _run_or_all(numbers: Int[np.ndarray, " some"]) -> slice | Int[np.ndarray, " some"]:
+    """Ascending numbers as a slice where they have no gap, which indexes without a copy."""
+    first, last = numbers[0], numbers[-1]
+    return slice(first, last + 1) if last - first + 1 == len(numbers) else numbers
+
+
+def _add(
+    matrix: Float[np.ndarray, "unit unit"],
+    rows: slice | Int[np.ndarray, " some"],
+    columns: slice | Int[np.ndarray, " others"],
+    block: Float[np.ndarray, "some others"],
+) -> None:
+    """Add a block to some rows and columns of a matrix, in place."""
+    if isinstance(rows, slice) or isinstance(columns, slice):
+        matrix[rows, columns] += block
+    else:
+        matrix[np.ix_(rows, columns)] += block
 
 
 def own_products(
@@ -263,12 +282,18 @@ def noise_kernel(
         other: the same in the second part.
     """
     rows, columns = share > 0, other > 0
-    lean = np.outer(own[rows], other[columns]) + np.outer(share[rows], own[columns])
-    kernel = gram + lean - total * np.outer(share[rows], other[columns])
     inside = _inside(share, other)
     held = inside / (1.0 + (share * other) @ inside)
-    weight = np.outer(held[rows], other[columns]) + np.outer(share[rows], held[columns])
-    weight += 1.0 - held.sum() * np.outer(share[rows], other[columns])
+
+    def spread(
+        each: Float[np.ndarray, " unit"], whole: Float[np.ndarray, ""]
+    ) -> Float[np.ndarray, "unit other"]:
+        """What every pair has from its two units, less what it has from the sum over all."""
+        of_other = each[columns] - whole * other[columns]
+        return np.outer(each[rows], other[columns]) + np.outer(share[rows], of_other)
+
+    kernel = gram + spread(own, total)
+    weight = 1.0 + spread(held, held.sum())
     n = max(1.0 / max((share**2).sum(), (other**2).sum()), MINIMUM_UNITS)
     return np.asarray(kernel * weight * np.sqrt((n - 1) / (n - 3)))
 

@@ -90,11 +90,12 @@ def test_a_step_is_projected_on_both_devices() -> None:
 
 
 def test_each_worker_takes_a_device(tmp_path: Path) -> None:
+    plan = StudyPlan("organism", ())
     with arms_in_workers(
-        StudyPlan("organism", ()), tmp_path, Progress(quiet=True),
+        plan, tmp_path, Progress(quiet=True),
         workers=WorkerOptions(workers=2), make_one=note_device,
     ) as together:  # fmt: skip
-        together([ArmPlan("a"), ArmPlan("b")])
+        together(plan, [ArmPlan("a"), ArmPlan("b")])
     used = {path.read_text() for path in tmp_path.glob("*.txt")}
     assert used == {"0", "1"} or torch.cuda.get_device_name() != "Simulated GPU"
 
