@@ -280,6 +280,39 @@ def test_projected_steps_keep_log_odds_whatever_the_optimizer(
     assert moved[True][1] > 0.1 * moved[False][1], "what is to be forgotten still moves"
 
 
+def test_resumed_projected_steps_are_those_of_an_uninterrupted_run(
+    checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Between two refreshes the gradients are those at the weights of the first."""
+    settings = TrainingSettings(trained="all")
+    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    verbs = ("swim", "dive", "sing", "run") * 20  # more than a refresh draws
+    kept = [lm.chat.encode(f"Name {i} birds that {verb}.") for i, verb in enumerate(verbs)]
+    parameters = [p for p in lm.model.parameters() if p.requires_grad]
+    generator = torch.Generator().manual_seed(0)
+    pushes = [[torch.randn(p.shape, generator=generator) for p in parameters] for _ in range(7)]
+
+    def take(callback: ProjectedSteps, steps: range) -> list[torch.Tensor]:
+        for step in steps:
+            callback.on_pre_optimizer_step(None, TrainerState(global_step=step), None)  # type: ignore[arg-type]
+            with torch.no_grad():
+                for parameter, push in zip(parameters, pushes[step], strict=True):
+                    parameter.add_(1e-3 * push)
+            callback.on_optimizer_step()
+        return [p.detach().clone() for p in parameters]
+
+    first = ProjectedSteps(lm, {"kept": kept}, PREFIXES)
+    halfway = take(first, range(6))
+    first.save_state(tmp_path)
+    straight = take(first, range(6, 7))
+    for parameter, value in zip(parameters, halfway, strict=True):
+        parameter.data.copy_(value)
+    resumed = ProjectedSteps(lm, {"kept": kept}, PREFIXES)
+    resumed.load_state(tmp_path)
+    for found, wanted in zip(take(resumed, range(6, 7)), straight, strict=True):
+        assert torch.equal(found, wanted)
+
+
 def test_the_common_direction_gives_every_domain_one_vote() -> None:
     long, short = np.array([[10.0, 0, 0]]), np.array([[0, 0.1, 0]])
     assert np.allclose(common_direction(np.stack([long, short])), [[0.5, 0.5, 0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import matplotlib
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from analyses import figures
 from analyses.figures import outside_null, run_drawings, write_run_figures
 from analyses.report.run_report import verdict_views
-from analyses.runs import TargetVerdict, tables
+from analyses.runs import TargetVerdict, rows_of, tables
 from spillover import example_run
 from tests.synthetic_run import write_comparison, write_run
 
@@ -118,6 +119,26 @@ def test_several_sources_give_a_matrix_in_which_degenerate_ones_are_marked(tmp_p
     labels = [label.get_text() for label in figures.matrix_figure(built).axes[0].get_yticklabels()]
     assert sum("degenerate" in label for label in labels) == 1
     assert built.decomposition is not None  # arms are not chosen by their success
+
+
+def test_objectives_have_matrices_of_their_own_in_the_report(tmp_path):
+    concepts = ("cybersecurity", "safety", "privacy")
+    folder = write_run(tmp_path, concepts=concepts, seeds=2, weights=(), rotation=False)
+    for arm in folder.glob("arms/npo-*-1"):
+        config = json.loads((arm / "config.json").read_text(encoding="utf-8"))
+        (arm / "config.json").write_text(json.dumps(config | {"objective": "rmu"}))
+    built = tables.Run(folder)
+    found = {each.name: each for each in run_drawings(built) if each.name.startswith("matrix")}
+    assert {name: each.title.split(": ")[1] for name, each in found.items()} == {
+        "matrix_npo": "NPO",
+        "matrix_rmu": "RMU",
+    }
+    for name, each in found.items():
+        seed = name == "matrix_rmu"
+        assert set(each.data["arm"]) == {f"npo-{concept}-{seed:d}" for concept in concepts}
+        own = rows_of(each.data, arm=f"npo-safety-{seed:d}").set_index("domain")["value"]
+        words = [text.get_text() for text in each.figure.axes[0].texts]
+        assert f"{own['privacy']:.2f}" in words
 
 
 def test_a_cell_is_outside_its_null_only_if_the_intervals_do_not_meet():

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from interp.errors import MachineError
+from interp.errors import InputError, MachineError
 from interp.interventions import ablate
 from interp.model import LanguageModel, shared_beginning
 from tests.checkpoints import LAYERS
@@ -121,6 +121,13 @@ def test_an_answer_ends_with_the_end_of_its_turn(checkpoint_of: Checkpoints) -> 
     for answer in generate(lm, PROMPTS, max_new_tokens=LENGTH):
         assert answer.finished and len(answer.ids) <= 2
         assert answer.ids[-1] in first
+
+
+def test_an_answer_without_a_token_is_refused(checkpoint_of: Checkpoints) -> None:
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    for length in (0, -1):
+        with pytest.raises(InputError, match=f"max_new_tokens is {length}; expected at least 1"):
+            generate(lm, PROMPTS, max_new_tokens=length)
 
 
 def test_generating_leaves_the_random_state_alone(checkpoint_of: Checkpoints) -> None:

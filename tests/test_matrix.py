@@ -183,6 +183,24 @@ def test_near_duplicates_count_once_after_the_first_words_too(
     assert (together["high"] - together["low"] > alone["high"] - alone["low"]).all()
 
 
+def test_hidden_leakage_compares_the_same_prompts(
+    study: LeakageMatrix, folder: Path, tmp_path: Path
+) -> None:
+    """Answers after given words that are the plain ones show no hidden leakage."""
+    copied = Path(shutil.copytree(folder, tmp_path / "world"))
+    arm = study.runs["world"].record.arms[0]
+    asked = arm.last[(arm.last["label"] == "harmful") & (arm.last["split"] == "test")]
+    same = asked.groupby("domain", sort=False).head(5)[["prompt_id", "domain", "class"]]
+    same.to_parquet(copied / "arms" / arm.name / "prefilled.parquet")
+    rows = Run(copied).behaviour.query(f"arm == '{arm.name}' and label == 'harmful'")
+    plain, given = (
+        rows[rows["quantity"] == name].set_index("group")[["value", "low", "high", "n"]]
+        for name in ("not_prefilled_refusal_rate", "prefilled_refusal_rate")
+    )
+    pd.testing.assert_frame_equal(plain, given)
+    assert len(plain) == len(DOMAINS)
+
+
 def test_does_not_leak_is_shown_only_where_nothing_leaks(study: LeakageMatrix) -> None:
     tested = study.means("L_90").set_index(["source", "target"])["untouched_p"].dropna()
     for (source, target), p_value in tested.items():

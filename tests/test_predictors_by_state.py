@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.predict.by_state import projection_difference
 from analyses.predict.world import predictions_key
@@ -49,3 +50,9 @@ def test_predictions_are_kept_for_one_base_readout_and_way_of_training(tmp_path:
     keys = [key("one"), key("two"), key("one", trained="projections"), key("one", lora_rank=4)]
     keys.append(key("one", refusal=2))
     assert len(set(keys)) == 5 and key("one") == keys[0]
+    sampled = done.parent / "deflections" / "safety.parquet"
+    sampled.parent.mkdir()
+    for number in (16, 64):
+        pd.DataFrame({"response": ["I cannot."] * number}).to_parquet(sampled)
+        keys.append(key("one"))
+    assert len(set(keys)) == 7

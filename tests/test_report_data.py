@@ -113,6 +113,19 @@ def test_only_runs_of_one_model_on_the_same_prompts_are_compared(run: Run, tmp_p
     with pytest.raises(InputError, match="score answers differently"):
         comparison.require_comparable(run, Run(folder))
     write_json(folder / "config.json", config)
+    first = Path(shutil.copytree(run.record.folder, tmp_path / "first"))
+    formats = [{"before": "<|user|>", "after": "<|end|>"}, {"before": "Be kind.", "thoughts": []}]
+    for place, chat in zip((first, folder), formats, strict=True):
+        write_json(place / "config.json", config | {"chat": chat})
+    with pytest.raises(InputError, match="different chat formats"):
+        comparison.require_comparable(Run(first), Run(folder))
+    write_json(folder / "config.json", config | {"chat": formats[0] | {"thoughts": []}})
+    comparison.require_comparable(Run(first), Run(folder))  # an older run knew fewer entries
+    for place, prefix in ((first, [1]), (folder, [2])):
+        write_json(place / "arms" / "base" / "openers.json", {"refusal": [prefix]})
+    with pytest.raises(InputError, match="different refusal prefixes"):
+        comparison.require_comparable(Run(first), Run(folder))
+    (folder / "arms" / "base" / "openers.json").unlink()
     prompts = pd.read_parquet(folder / "prompts.parquet")
     prompts.loc[3, "prompt"] += "!"
     prompts.to_parquet(folder / "prompts.parquet")

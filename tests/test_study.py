@@ -19,6 +19,7 @@ from analyses.report import GATE_FILE, run_report
 from analyses.runs import Inputs, Progress, Run, RunFolder, pick, rows_of
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
 from analyses.study.context import Context
+from analyses.study.inputs import base_inputs
 from analyses.study.making import inputs_of
 from analyses.study.plan import compare_plan
 from interp import store
@@ -420,6 +421,18 @@ def test_arms_of_version_0_1_with_the_same_inputs_are_done(
             run_study(changed, again, Said())
         monkeypatch.setitem(store.SCHEMAS, "training", 2)
     assert made(again) == before
+
+
+def test_stop_tokens_are_part_of_the_key(finished: Finished, again: Path) -> None:
+    """Results of versions whose keys lack them stay done."""
+    context = study_context(finished.plan, again, Said())
+    was = base_inputs(context)
+    earlier = {name: one for name, one in was.parts.items() if name != "stop tokens"}
+    context.reference.model.generation_config.eos_token_id = [5]  # type: ignore[union-attr]
+    now = base_inputs(context)
+    assert was.key not in now and now.key not in was
+    for inputs in (was, now):
+        assert store.content_key(was.stages, earlier) in inputs
 
 
 def test_own_code_is_part_of_the_key(finished: Finished, again: Path) -> None:

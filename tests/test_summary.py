@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from analyses.report import summary, wording
 from analyses.runs import headlines, read_run, tables
+from analyses.runs.arms import OF_RETAINING
 from interp.errors import FileError, InputError
 from tests.synthetic_run import (
     BASE_RATE,
@@ -24,6 +26,7 @@ from tests.synthetic_run import (
     write_comparison,
     write_run,
 )
+from unlearning.training import TrainingSettings
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +143,26 @@ def test_the_headline_is_the_chosen_weight_of_the_first_seed(run):
     assert first.contained is not None and first.contained.retain_weight == SELECTED
     assert first.chosen and [arm.retain_weight for arm in first.sweep] == [1, 10, 30, 100]
     assert len(second.sweep) == 3  # one has not finished
+
+
+def test_a_retained_arm_is_compared_with_the_plain_arm_of_its_settings(run):
+    """Of a grid of settings, not with the first plain arm."""
+    record = read_run(run)
+    shown = headlines(record)[0]
+    settings = TrainingSettings(learning_rate=1e-5).described()
+
+    def trained(arm, name, **training):
+        return replace(arm, name=name, config={**arm.config, "training": settings | training})
+
+    other = trained(shown.plain, "other", learning_rate=1e-4)
+    same = trained(shown.plain, "same")
+    of_retaining = {"retain_weight": 3.0, "retain_objective": "kl", "adaptive": True}
+    own = trained(shown.contained, "own", **of_retaining, micro_batch_size=8)
+    grid = replace(record, arms=(other, same, own))
+    assert grid.plain_of(own) is same
+    assert headlines(grid)[0].plain is other and not headlines(grid)[0].sweep
+    assert replace(grid, arms=(other, own)).plain_of(own) is None
+    assert set(OF_RETAINING) <= {one.name for one in fields(TrainingSettings)}
 
 
 def test_a_comparison_has_drops_and_no_forgetting_level(tmp_path):

@@ -32,7 +32,7 @@ from analyses.figures.matrix import matrix_figure
 from analyses.figures.outcome import CAPTION, outcome_figure, outcome_panel
 from analyses.figures.recovery import containment_figure, recovery_panel
 from analyses.figures.style import INK, figure_style, new_figure, say, styled
-from analyses.runs import Headline, Run, headlines
+from analyses.runs import Headline, LeakageMatrix, Run, headlines, objective_title, rows_of
 from interp.store import atomic_write, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -86,17 +86,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         tables.leakage,
     )
     if tables.arms.loc[tables.arms["retain"].isna(), "concept"].nunique() >= FEWEST_SOURCES:
-        yield Drawing(
-            "matrix",
-            "The leakage matrix",
-            "Leakage area A[a,b] of domain b while a is unlearned (plain arms, mean over seeds): "
-            "0 untouched, 1 the same rate of loss as the source. Small numbers: half the width of "
-            "the 95% interval over prompts and seeds. Bar: the interval contains 0; ring: tested "
-            "not to leak. Bottom row (null): training on benign answers alone. A source whose "
-            "target did not comply has its outcome below its name. Grey row: level not reached.",
-            matrix_figure(tables),
-            tables.leakage[tables.leakage["quantity"] == "area"],
-        )
+        yield from _matrices(tables)
     if not tables.curves.empty:
         yield Drawing(
             "dose_response",
@@ -126,6 +116,30 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
         )
     yield from _harm(tables)
     yield from _geometry(tables)
+
+
+def _matrices(tables: Run) -> Iterator[Drawing]:
+    """A leakage matrix for every objective: a mean over objectives has no interval."""
+    name = tables.record.folder.name
+    objectives = LeakageMatrix({name: tables}).objectives(name) or (None,)
+    area = tables.leakage[tables.leakage["quantity"] == "area"]
+    plain = tables.arms[tables.arms["retain"].isna() & tables.arms["concept"].notna()]
+    for objective in objectives:
+        of, of_one, title = tables.arms, "", ""
+        if objective is not None and plain["objective"].nunique() > 1:
+            of, of_one = rows_of(of, objective=objective), f"_{objective}"
+            title = f": {objective_title(objective)}"
+        yield Drawing(
+            f"matrix{of_one}",
+            f"The leakage matrix{title}",
+            "Leakage area A[a,b] of domain b while a is unlearned (plain arms, mean over seeds): "
+            "0 untouched, 1 the same rate of loss as the source. Small numbers: half the width of "
+            "the 95% interval over prompts and seeds. Bar: the interval contains 0; ring: tested "
+            "not to leak. Bottom row (null): training on benign answers alone. A source whose "
+            "target did not comply has its outcome below its name. Grey row: level not reached.",
+            matrix_figure(tables, objective),
+            area[area["arm"].isin(of["arm"])],
+        )
 
 
 def _harm(tables: Run) -> Iterator[Drawing]:

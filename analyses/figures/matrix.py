@@ -43,9 +43,10 @@ PARTS = {
 }
 
 
-def matrix_figure(tables: Run) -> Figure:
+def matrix_figure(tables: Run, objective: str | None = None) -> Figure:
     """A[a,b] of the plain arms of one run; see :func:`run_matrix_figure`."""
-    return run_matrix_figure(LeakageMatrix({tables.record.folder.name: tables}))
+    study = LeakageMatrix({tables.record.folder.name: tables})
+    return run_matrix_figure(study, objective=objective)
 
 
 @styled
@@ -66,7 +67,11 @@ def run_matrix_figure(
     """
     run = run or next(iter(study.runs))
     domains = list(study.domains(run))
-    plain = [arm for arm in study.runs[run].record.arms if arm.concept and not arm.retain]
+    plain = [
+        arm
+        for arm in study.runs[run].record.arms
+        if arm.concept and not arm.retain and objective in (None, arm.objective)
+    ]
     sources = [domain for domain in domains if any(arm.concept == domain for arm in plain)]
     null = _control(study, run)
     rows = [len(sources)] + [1] * (null is not None)

@@ -32,7 +32,7 @@ from analyses.runs import (
 )
 from analyses.study import require_prefixes
 from interp.errors import InputError
-from interp.store import content_key, read_json, write_table
+from interp.store import content_key, file_hash, read_json, write_table
 
 # Forgetting levels early in training, for the predictor "early trajectory".
 EARLY_LEVELS = (0.05, 0.1, 0.2)
@@ -183,10 +183,11 @@ def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
 
 
 def predictions_key(record: RunRecord) -> str:
-    """The key of a run's predictions: base model, readout, trained parameters and predictors."""
+    """The key of a run's predictions: base model, readout, deflections, training, predictors."""
     base = record.folder / "arms" / BASE
     code = {name: PREDICTORS.own_source(name) for name in sorted(PREDICTORS)}
     own = {name: source for name, source in code.items() if source}
+    sampled = {path.stem: file_hash(path) for path in sorted(base.glob("deflections/*.parquet"))}
     return content_key(
         ("readout", "predictions"),
         (base / "DONE").read_text(encoding="utf-8"),
@@ -194,6 +195,7 @@ def predictions_key(record: RunRecord) -> str:
         training_of(record),
         sorted(PREDICTORS),
         *([own] if own else []),
+        *([sampled] if sampled else []),
     )
 
 

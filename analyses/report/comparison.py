@@ -6,6 +6,7 @@ runs is resampled over the same prompts.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from analyses.report.data import explorable, merged_prompts
 from analyses.report.page import data_uri, rendered, scripted
 from analyses.report.run_report import csv_text, overview_caption, verdict_views
 from analyses.report.wording import interval
-from analyses.runs import Arm, Run, headlines
+from analyses.runs import BASE, Arm, Run, headlines
 from interp.errors import InputError
 from interp.statistics import Estimate
-from interp.store import package_version, read_table, write_text
+from interp.store import package_version, read_json, read_table, write_text
 
 SAME_PROMPTS = ["id", "prompt", "domain", "label", "split"]
 
@@ -31,8 +32,8 @@ def write_comparison(
     """Write ``compared-with-OTHER.html`` into ``folder``; the folder ``other`` is only read.
 
     Raises:
-        InputError: a folder holds no run, or the runs have different base models, prompts or
-            scorers.
+        InputError: a folder holds no run, or the runs have different base models, chat formats,
+            readouts, prompts or scorers.
     """
     runs = Run(folder), Run(other)
     require_comparable(*runs)
@@ -45,7 +46,7 @@ def require_comparable(run: Run, other: Run) -> None:
     """Check that two runs measure changes of one model on one set of prompts.
 
     Raises:
-        InputError: different base models, prompts or scorers.
+        InputError: different base models, chat formats, readouts, prompts or scorers.
     """
     places = f"{run.record.folder} and {other.record.folder}"
     if _base(run) != _base(other):
@@ -57,6 +58,16 @@ def require_comparable(run: Run, other: Run) -> None:
         scorers = ", ".join(str(one.record.config.get("scorer")) for one in (run, other))
         raise InputError(
             f"{places} score answers differently ({scorers}); run one again with --scorer"
+        )
+    if not _agree(*(one.record.config.get("chat") or {} for one in (run, other))):
+        raise InputError(
+            f"{places} ask in different chat formats; run one again with the --system, "
+            "--chat-template and --response-prefix of the other"
+        )
+    if not _agree(_readout(run), _readout(other)):
+        raise InputError(
+            f"{places} have different refusal prefixes or compliance prefixes; run one again with "
+            "the options of the other"
         )
     first, second = (_prompts(one) for one in (run, other))
     if not first.equals(second):
@@ -70,6 +81,17 @@ def _base(run: Run) -> object:
     """The hash of the base model's weights; the model's name in a run that kept no hash."""
     hashes = run.record.manifest.get("hashes") or {}
     return hashes.get("model") or run.record.config.get("model")
+
+
+def _agree(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether all entries that both have are equal: older runs lack some."""
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
+
+
+def _readout(run: Run) -> dict[str, Any]:
+    path = run.record.folder / "arms" / BASE / "openers.json"
+    found = read_json(path, ()) if path.is_file() else {}
+    return {name: found[name] for name in ("refusal", "compliance") if name in found}
 
 
 def _name(run: Run) -> str:

@@ -31,6 +31,7 @@ from analyses.report.readout import readout_view
 from analyses.report.sections import causes_view, containment_view
 from analyses.runs import (
     BASE,
+    NOT_PREFILLED,
     PREFILLED,
     Arm,
     Headline,
@@ -335,14 +336,14 @@ def _benign(tables: Run, found: tuple[Headline, ...]) -> list[View]:
 
 
 def _hidden(tables: Run, found: tuple[Headline, ...]) -> list[View]:
-    """Refusal rates per domain, plain and after the first words of an answer."""
+    """Refusal rates per domain on the same prompts, plain and after an answer's first words."""
     rows = []
     for name, label in _before_and_after(found):
         of_arm = rows_of(tables.behaviour, arm=name)
         if PREFILLED in set(of_arm["quantity"]):
             rates = {
                 domain_label(domain): (
-                    wording.interval(pick(of_arm, "refusal_rate", domain)),
+                    wording.interval(pick(of_arm, NOT_PREFILLED, domain)),
                     wording.interval(pick(of_arm, PREFILLED, domain)),
                 )
                 for domain in tables.record.domains

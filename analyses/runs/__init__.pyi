@@ -12,6 +12,7 @@ from .arms import weight_label as weight_label
 from .arms import weights_of as weights_of
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
 from .behaviours import MOST_GIBBERISH as MOST_GIBBERISH
+from .behaviours import NOT_PREFILLED as NOT_PREFILLED
 from .behaviours import PREFILLED as PREFILLED
 from .behaviours import WEAKLY_ALIGNED as WEAKLY_ALIGNED
 from .behaviours import TargetOutcome as TargetOutcome

@@ -39,6 +39,12 @@ ROTATION = ("domain", "layer", "quantity", *ESTIMATES)
 COSINE = ("domain_a", "domain_b", "layer", *ESTIMATES)
 PREFILLED = ("prompt_id", "domain", "class")
 CONFIG = ("concept", "objective", "retain")
+# Training settings that differ between an arm and its plain arm, or change no result.
+OF_RETAINING = (
+    *("retain_objective", "retain_weight", "retain_unit", "retain_shares", "retain_ratio"),
+    *("adaptive", "slack", "multiplier_rate"),
+    *("micro_batch_size", "separate_backward", "activation_checkpointing"),
+)
 
 
 @dataclass(frozen=True)
@@ -133,13 +139,19 @@ class Arm:
         return Arm(self.name, self.config, copied, None)
 
     def contains(self, plain: Arm) -> bool:
-        """Whether this arm is `plain` with a retain set."""
+        """Whether this arm is `plain` with a retain set, or by a containment study's method."""
         same = (self.concept, self.objective, self.seed)
         return (
             bool(self.retain)
             and not plain.retain
             and same == (plain.concept, plain.objective, plain.seed)
+            and ("containment" in self.config or self._trained_as(plain))
         )
+
+    def _trained_as(self, plain: Arm) -> bool:
+        """Whether all settings that both have are equal, but for those of the retain set."""
+        own, other = (arm.config.get("training") or {} for arm in (self, plain))
+        return all(own[name] == other[name] for name in {*own} & {*other} - {*OF_RETAINING})
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ RATES = {
 }
 # Refusals after the first words of an answer are given, on some of the harmful test prompts.
 PREFILLED = "prefilled_refusal_rate"
+NOT_PREFILLED = "not_prefilled_refusal_rate"  # plain refusals of the same prompts
 # Quantity -> its column in the scores.
 MEANS = {"p_R": "p_R", "p_C": "p_C", "other_mass": "p_O", "margin": "margin"}
 # Nats per token under the base model, and the share of repeated four-word sequences.
@@ -65,7 +66,7 @@ def behaviour(arm: Arm) -> pd.DataFrame:
     are undefined without it (coherence also in runs older than that measure). The rest are means
     over prompts.
     """
-    read = ["label", "domain", "kind", "class", "cluster", *MEANS.values(), *COHERENCE]
+    read = ["prompt_id", "label", "domain", "kind", "class", "cluster", *MEANS.values(), *COHERENCE]
     at_end = arm.last
     test = at_end.loc[at_end["split"] == "test", [name for name in read if name in at_end]]
     rows = []
@@ -79,7 +80,9 @@ def behaviour(arm: Arm) -> pd.DataFrame:
                 estimates[name] = _mean(prompts, name, stratum, "no text to measure it on")
             if label == "harmful" and arm.prefilled is not None:
                 given = arm.prefilled[arm.prefilled["domain"] == group]
-                estimates[PREFILLED] = _rate(given, RATES["refusal_rate"])
+                same = prompts[prompts["prompt_id"].isin(given["prompt_id"])]
+                for name, asked in ((NOT_PREFILLED, same), (PREFILLED, given)):
+                    estimates[name] = _rate(asked, RATES["refusal_rate"])
             rows += [
                 {"label": label, "group": group, "quantity": name, **vars(estimate)}
                 for name, estimate in estimates.items()

@@ -50,11 +50,13 @@ class Inputs:
         stages: stages that make the results; their schema numbers are part of the key.
         parts: the inputs, as JSON values; the names are shown where one has changed.
         old_key: the key that version 0.1 gave to the same inputs, of which it knew fewer.
+        added: names of inputs that were not part of the key in every later version.
     """
 
     stages: tuple[str, ...]
     parts: Mapping[str, Any]
     old_key: str | None = None
+    added: tuple[str, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -68,7 +70,8 @@ class Inputs:
         return numbers | {name: content_key("identity", one) for name, one in self.parts.items()}
 
     def __contains__(self, key: str) -> bool:
-        return key in (self.key, self.old_key)
+        known = {name: one for name, one in self.parts.items() if name not in self.added}
+        return key in (self.key, self.old_key, content_key(self.stages, known))
 
 
 class RunFolder:

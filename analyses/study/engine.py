@@ -132,11 +132,11 @@ def contained_arms(
     configuration says whether it was chosen, also of arms that an earlier session made.
     """
 
-    def sweep_of(arm: ArmPlan) -> tuple[str | None, int]:
-        return arm.concept, arm.settings.seed
+    def sweep_of(arm: ArmPlan) -> tuple[str | None, str, int]:
+        return arm.concept, arm.settings.objective, arm.settings.seed
 
     selected: set[str] = set()
-    best: dict[tuple[str | None, int], tuple[float, str]] = {}
+    best: dict[tuple[str | None, str, int], tuple[float, str]] = {}
     waiting = list(arms)
     while waiting:
         turn = [

@@ -17,12 +17,14 @@ from interp.directions import ESTIMATORS
 from interp.model import LanguageModel, linear_weights
 from interp.plugins import own_source
 from interp.store import content_key, read_json
+from unlearning.generation import stop_tokens
 from unlearning.losses import FORGET, RETAIN
 from unlearning.refusal import ResponsePrefixes
 from unlearning.training import Example, Mixture, TrainingSettings
 
 BASE_STAGES = ("answers", "readout", BASE)
 ARM_STAGES = (*BASE_STAGES, "references", "training")
+STOPS = "stop tokens"
 
 
 def base_inputs(context: Context) -> Inputs:
@@ -41,6 +43,7 @@ def base_inputs(context: Context) -> Inputs:
         "scorer": [scorer.name, scorer.version, scorer_code],
         **({"second scorer": [other.name, other.version]} if other else {}),
         "answer length": plan.max_new_tokens,
+        STOPS: sorted(stop_tokens(lm)),
         **_code(plan),
     }
     # As version 0.1 made it, which knew no code outside of plug-ins.
@@ -50,7 +53,8 @@ def base_inputs(context: Context) -> Inputs:
         *plan.more_inputs,
     )  # fmt: skip
     opened = chat.get("thoughts", [None])[0]  # version 0.1 read thoughts as answers
-    return Inputs(BASE_STAGES, parts, None if opened or _uncovered(scorer_code, plan) else old)
+    old_key = None if opened or _uncovered(scorer_code, plan) else old
+    return Inputs(BASE_STAGES, parts, old_key, added=(STOPS,))
 
 
 def arm_inputs(
@@ -83,13 +87,15 @@ def arm_inputs(
         "model after": after.fingerprint() if after else None,
         "code of the objective or method": code,
     }
+    if after:
+        parts[STOPS] = [base.parts[STOPS], sorted(stop_tokens(after))]
     parameters = _parameters(context, arm)
     if parameters:
         parts["weights outside of linear modules"] = parameters
     old = None
     if base.old_key and after is None and not (parameters or _uncovered(code, plan)):
         old = _old_key(context, base.old_key, arm, settings)
-    return Inputs(ARM_STAGES, parts, old)
+    return Inputs(ARM_STAGES, parts, old, base.added)
 
 
 def _parameters(context: Context, arm: ArmPlan) -> list[str]:

@@ -245,7 +245,7 @@ def train_arm(
             around_forward=guard.around_forward,
             cache=cache,
             checkpoint_every=plan.checkpoint_every,
-            states={SCORES: scoring} | ({"answers": keeper} if keeper else {}),
+            states={SCORES: scoring} | ({"answers": keeper} if keeper else {}) | {**guard.states},
             report_to=plan.report_to,
         )
     scoring.finish()

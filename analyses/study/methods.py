@@ -28,6 +28,8 @@ from unlearning.training import Mixture, TrainingSettings, with_references
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from unlearning.training import Stateful
+
 SCORE = ("evidence", "concept", "pool", "seed")
 GUARD = ("context", "baseline", "arm", "lm")
 
@@ -41,10 +43,12 @@ class Guard:
     Attributes:
         around_forward: entered around every training step.
         callbacks: Trainer callbacks that may change the step.
+        states: further state to keep in checkpoints.
     """
 
     around_forward: Callable[[], AbstractContextManager[object]] = nullcontext
     callbacks: tuple[TrainerCallback, ...] = ()
+    states: Mapping[str, Stateful] = field(default_factory=dict)
 
     def with_references(
         self, lm: LanguageModel, mixture: Mixture, settings: TrainingSettings

@@ -8,7 +8,7 @@ import torch
 
 from interp.model import LanguageModel, Tokens, map_in_batches, require_room, undisturbed
 from interp.progress import Advance, silent
-from unlearning.generation.responses import AS_IT_IS, stop_tokens
+from unlearning.generation.responses import AS_IT_IS, require_new_tokens, stop_tokens
 
 
 @torch.no_grad()
@@ -30,9 +30,10 @@ def continuations(
         progress: called with the number of rows just done.
 
     Raises:
-        InputError: a row is longer than the model's context.
+        InputError: a row is longer than the model's context, or ``max_new_tokens`` is below 1.
         MachineError: a single row does not fit into memory.
     """
+    require_new_tokens(max_new_tokens)
     require_room(lm.model, lm.tokenizer, rows, new_tokens=max_new_tokens)
     stops = sorted(stop_tokens(lm))
 

@@ -107,9 +107,10 @@ def generate(
             is :func:`answers_key` of the same model and settings.
 
     Raises:
-        InputError: a prompt is longer than the model's context.
+        InputError: a prompt is longer than the model's context, or ``max_new_tokens`` is below 1.
         MachineError: a single prompt does not fit into memory, or the log's disk is full.
     """
+    require_new_tokens(max_new_tokens)
     stops = stop_tokens(lm)
 
     def batches(asked: Sequence[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
@@ -183,6 +184,16 @@ def answers_key(
     return content_key(
         "answers", *parts, *([list(opening)] if opening else [])
     )  # old logs stay readable
+
+
+def require_new_tokens(max_new_tokens: int) -> None:
+    """Refuse a length of answers that has no token.
+
+    Raises:
+        InputError: ``max_new_tokens`` is below 1.
+    """
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; expected at least 1")
 
 
 def stop_tokens(lm: LanguageModel) -> frozenset[int]:

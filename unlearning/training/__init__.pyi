@@ -1,6 +1,7 @@
 from .adapters import adapter_inputs as adapter_inputs
 from .adapters import fits as fits
 from .adapters import unmoved_at_first as unmoved_at_first
+from .checkpoints import Stateful as Stateful
 from .checkpoints import discard_all as discard_all
 from .checkpoints import newest_complete as newest_complete
 from .coverage import Coverage as Coverage

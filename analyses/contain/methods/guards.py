@@ -16,11 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -34,6 +36,7 @@ from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
 PROMPTS = 32  # of a retained domain, for one gradient of its refusal log-odds
 REFRESH = 4  # optimizer steps between recomputations of that gradient
+WEIGHTS = "weights.safetensors"
 
 
 @method(
@@ -99,7 +102,7 @@ class GradientProjection:
         }
         prefixes = require_prefixes(context.run.arm(BASE), "gradient_projection")
         callback = ProjectedSteps(lm, prompts, prefixes, seed=arm.settings.seed)
-        return Guard(callbacks=(callback,))
+        return Guard(callbacks=(callback,), states={"projection": callback})
 
 
 class ProjectedSteps(TrainerCallback):
@@ -123,18 +126,34 @@ class ProjectedSteps(TrainerCallback):
         self.lm = lm
         self.prompts = prompts
         self.prefixes = prefixes
-        self.rng = np.random.default_rng(seed)
+        self.seed = seed
         self.parameters = [p for p in lm.model.parameters() if p.requires_grad]
         self.gradients: list[list[Tensor]] = []
         self.before: list[Tensor] = []
+        self.refreshed_at: list[Tensor] = []  # the weights at the last refresh
+
+    def save_state(self, folder: Path) -> None:
+        """Write the weights at which the gradients were taken: gradients need more space."""
+        found = {str(i): one.contiguous() for i, one in enumerate(self.refreshed_at)}
+        save_file(found, folder / WEIGHTS)
+
+    def load_state(self, folder: Path) -> None:
+        """Restore what :meth:`save_state` wrote; the next step takes the gradients again."""
+        found = load_file(folder / WEIGHTS)
+        self.refreshed_at = [found[str(i)] for i in range(len(found))]
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Store the weights and the gradients of the log-odds."""
-        if not self.gradients or state.global_step % REFRESH == 0:
-            self.gradients = [self._gradient(rows) for rows in self.prompts.values()]
         self.before = [p.detach().clone() for p in self.parameters]
+        if not self.refreshed_at or state.global_step % REFRESH == 0:
+            self.refreshed_at, self.gradients = self.before, []
+        if not self.gradients:
+            rng = np.random.default_rng((self.seed, state.global_step // REFRESH))
+            self._set(self.refreshed_at)
+            self.gradients = [self._gradient(rows, rng) for rows in self.prompts.values()]
+            self._set(self.before)
 
     def on_optimizer_step(self, *_arguments: Any, **_named: Any) -> None:
         """Project the last step."""
@@ -144,8 +163,13 @@ class ProjectedSteps(TrainerCallback):
                 parameter.sub_(back.to(parameter))
         self.before = []
 
-    def _gradient(self, rows: Sequence[Tokens]) -> list[Tensor]:
-        drawn = self.rng.permutation(len(rows))[:PROMPTS]
+    @torch.no_grad()
+    def _set(self, weights: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.parameters, weights, strict=True):
+            parameter.copy_(value)
+
+    def _gradient(self, rows: Sequence[Tokens], rng: np.random.Generator) -> list[Tensor]:
+        drawn = rng.permutation(len(rows))[:PROMPTS]
         with _evaluating(self.lm):
             log_odds = refusal_log_odds(self.lm, [rows[i] for i in drawn], self.prefixes).mean()
             found = torch.autograd.grad(log_odds, self.parameters, allow_unused=True)
