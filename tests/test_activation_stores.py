@@ -166,6 +166,20 @@ def test_another_model_s_activations_are_never_taken_for_these(
     assert found.states == pytest.approx(collect(lm, PROMPTS).states, abs=2e-5)
 
 
+def test_a_small_change_of_rounded_weights_makes_another_model(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    """Also where the first prompt's states move by no more than bfloat16 resolves."""
+    lm = LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16)
+    before = collect(lm, PROMPTS, folder=tmp_path / "states").states
+    with torch.no_grad():
+        lm.layers[3].mlp.down_proj.weight *= 1.02
+    after = collect(lm, PROMPTS).states
+    assert 0 < np.linalg.norm(after - before) < 0.01 * np.linalg.norm(before)
+    with pytest.raises(InputError, match="of another model"):
+        collect(lm, PROMPTS, folder=tmp_path / "states")
+
+
 def test_a_folder_of_something_else_is_left_alone(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from interp.directions import (
     MeanDifference,
     WhitenedMeanDifference,
 )
-from interp.similarity import cosine_map, overlap_map, rotation
+from interp.similarity import cka_map, cosine_map, overlap_map, procrustes_map, rotation
 from interp.statistics import Contrast
 
 ROWS = 24
@@ -75,3 +75,18 @@ def test_equal_class_means_leave_nothing_to_erase(offset: float) -> None:
         fit = Leace(splits=1, resamples=0).fit(same, classes)
         assert np.abs(fit.eraser_(same) - same).max() < 1e-6
     assert not Leace(splits=1, resamples=0).fit(two, LABELS).direction_.any()
+
+
+@pytest.mark.parametrize("rows", [17, 24, 25])
+def test_equal_states_are_like_no_others(rows: int) -> None:
+    """The mean of equal numbers is not always that number, and what is left is alike anywhere."""
+    varied = np.random.default_rng(0).normal(size=(3, rows, len(OFFSET)))
+    equal = [np.broadcast_to(OFFSET * (1 + i) / 3, (rows, len(OFFSET))) for i in range(2)]
+    models = {"a": np.stack([equal[0], varied[0]], axis=1), "b": np.stack([equal[1], varied[1]], 1)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = cka_map(models, permutations=10)
+        turned = procrustes_map(models, dimensions=3, draws=5)
+    assert not found.defined[0].any() and np.isnan(found.value[0]).all()
+    assert found.defined[1].all() and np.isfinite(found.value[1]).all()
+    assert np.isnan(found.p[0]).all() and turned.value[0, 0, 1] == 0 == turned.value[0, 1, 0]

@@ -46,7 +46,8 @@ from interp.store import read_json, user_cache, write_json
 from spillover import example_run
 from tests.conftest import Spillover
 from unlearning.data import matched_pairs
-from unlearning.refusal import ResponsePrefixes
+from unlearning.organism import shipped
+from unlearning.refusal import ResponsePrefixes, readout_of
 
 WIDTH, GAP = 24, 4.0
 FIRST = log_odds([0])
@@ -261,6 +262,22 @@ def test_the_edit_of_a_prompt_does_not_depend_on_the_others(reader: LanguageMode
     alone = torch.cat([logits([row], [row]) for row in rows])
     assert torch.allclose(logits(rows, rows), alone, atol=1e-5)
     assert torch.allclose(torch.cat([logits([row], rows) for row in rows]), alone, atol=1e-5)
+
+
+def test_the_edit_of_a_prompt_does_not_depend_on_what_a_readout_appends() -> None:
+    """A readout of several tokens reads prompts that the edit was not told of."""
+    lm = LanguageModel.load(shipped())
+    rows = [lm.chat.encode(text) for text in ("Salt.", "Tell me about salt.", "Tell me more.")]
+    means = token_means(lm, rows, ending=2)
+    direction = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(2)).numpy()
+    readout = readout_of(ResponsePrefixes(refusal=((5, 6, 7), (8,)), compliance=((9, 10),)))
+
+    def read(known: list[Tokens]) -> Tensor:
+        with set_to_means(lm, direction, means, first_layer=1, rows=known), torch.no_grad():
+            return readout(lm, rows)
+
+    assert torch.equal(read([]), read(rows))
+    assert (read([]) - readout(lm, rows)).abs().min() > 1e-3
 
 
 def test_a_massive_first_token_is_spared(reader: LanguageModel) -> None:

@@ -47,6 +47,11 @@ def test_an_interval_ends_where_its_test_rejects(skew: float, freedom: int, leve
     assert p_above(-0.3, 0.1, -skew, freedom, -float(high)) == pytest.approx(tail)
 
 
+def test_what_does_not_vary_has_no_p_value() -> None:
+    """Five prompts that are alike do not show that others would be."""
+    assert np.isnan([p_above(0.0, 0.0, 0.0, 4, bound) for bound in (-0.05, 0.05)]).all()
+
+
 def test_the_spread_of_draws_is_that_of_a_sample_and_skips_those_that_do_not_exist() -> None:
     for draws in ([0.0, 2.0], [0.0, 2.0, np.nan]):
         assert moments(np.array(draws)) == pytest.approx((np.sqrt(2), 0))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from interp.errors import InputError
 from interp.model import LanguageModel
@@ -19,6 +20,7 @@ from interp.patching import (
     by_matrix,
     by_module,
     in_layers,
+    moved_by,
     patch_weights,
     weights_from,
 )
@@ -111,6 +113,24 @@ def test_scrambled_weights_lie_as_far_away_and_are_put_back(checkpoint: Path) ->
             assert float(moved) == pytest.approx(float(there), rel=1e-4, abs=1e-6)
         raise KeyboardInterrupt
     assert (base.fingerprint(), after.fingerprint()) == prints
+
+
+@pytest.mark.parametrize("share", [0.1, 1e-3, 1e-4])
+def test_random_changes_of_rounded_weights_are_as_long_as_trained_ones(share: float) -> None:
+    """bfloat16 swallows most of a sum whose second part is small."""
+    generator = torch.Generator().manual_seed(0)
+    base, after = nn.Linear(96, 64), nn.Linear(96, 64)
+    change = share * base.weight.detach().std() * torch.randn(64, 96, generator=generator)
+    after.weight.data = base.weight.data + change
+    base, after = base.bfloat16(), after.bfloat16()
+    own, length = base.weight.data.clone(), float((after.weight - base.weight).data.float().norm())
+    with weights_scrambled(after, base, ["weight"], 3):
+        assert float((base.weight.data - own).float().norm()) == pytest.approx(length, rel=0.1)
+    moved = moved_by(own, change)
+    assert moved.dtype == own.dtype
+    assert float((moved - own).float().norm()) == pytest.approx(float(change.norm()), rel=0.02)
+    apart = torch.linalg.vector_norm((moved_by(own, change, dim=-1) - own).float(), dim=-1)
+    assert torch.allclose(apart.mean(), change.norm(dim=-1).mean(), rtol=0.1)
 
 
 def test_what_was_planted_stands_out_from_edits_as_large() -> None:

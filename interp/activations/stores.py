@@ -49,11 +49,11 @@ class OnDisk:
 
     Args:
         path: folder to create.
-        about: everything that the states depend on except the model's weights, as JSON values;
-            includes the prompts' ``ids`` and the names of the ``sites``.
+        about: what the states depend on, as JSON values; includes the prompts' ``ids``, the names
+            of the ``sites`` and, where it is known, the hash of the ``weights``.
         token_ids: stored together with the states.
-        witness: the first prompt's states, computed now, by site. They represent the weights,
-            adapters and interventions: stored states must agree with them.
+        witness: the first prompt's states, computed now, by site. They represent what has no hash,
+            such as interventions: stored states must agree with them.
         tolerance: largest difference, as a share of their norm.
 
     Raises:
@@ -160,7 +160,10 @@ def _difference(folder: Path, about: Mapping[str, Any], witness: Arrays, toleran
             states = dict(file)
     except (OSError, ValueError):
         return "holds no activations, or was interrupted during its creation"
+    found.setdefault("weights", about.get("weights"))  # unknown to older versions
     other = sorted(name for name in about if found.get(name) != about[name])
+    if other == ["weights"]:
+        return "holds activations of another model: its weights differ"
     if other:
         return f"holds activations that differ in {', '.join(other)}"
     for name, values in witness.items():

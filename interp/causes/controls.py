@@ -27,7 +27,7 @@ from interp.causes.change import MOVES, Change, ClassMeans
 from interp.causes.stitched import AFTER, BASE, StitchedPrompts
 from interp.causes.undoing import runs_of
 from interp.model import LanguageModel, probe_tokens, stopping_after, undisturbed
-from interp.patching import PatchRuns, by_layer, numbers, weights_replaced
+from interp.patching import PatchRuns, by_layer, moved_by, numbers, weights_replaced
 from interp.readout import Readout
 from interp.statistics import unit
 
@@ -203,4 +203,4 @@ def _noisy(
     """A parameter plus noise of the given norm."""
     noise = torch.randn(own.shape, generator=generator)
     noise *= sign * lengths[name] / noise.norm()
-    return (own.float() + noise.to(own.device)).to(own)
+    return moved_by(own, noise.to(own.device))

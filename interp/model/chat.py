@@ -16,7 +16,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import pairwise, takewhile
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,14 @@ class Chat:
         text, first = "".join(piece for _, piece in pieces), len(pieces[0][1])
         _, offsets = self._tokens(pieces)
         return [(_first_letter(text, *place) - first, place[1] - first) for place in offsets]
+
+    @cached_property
+    def closing(self) -> tuple[int, ...]:
+        """The tokens after the user's text with which every prompt ends; empty without any."""
+        rows = (self.encode(text) for text in ("a", "1?"))
+        after = (row.ids[row.spans["post_instruction"].start :][::-1] for row in rows)
+        shared = takewhile(lambda pair: pair[0] == pair[1], zip(*after, strict=False))
+        return tuple(token for token, _ in shared)[::-1]
 
     @property
     def pad_id(self) -> int:

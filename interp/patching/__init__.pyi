@@ -14,6 +14,7 @@ from .recording import Recording as Recording
 from .recording import may_record as may_record
 from .recording import numbers as numbers
 from .recording import recording_of as recording_of
+from .rounding import moved_by as moved_by
 from .runs import WHOLE as WHOLE
 from .runs import PatchRuns as PatchRuns
 from .runs import between_models as between_models

@@ -27,6 +27,7 @@ from interp.model import Hidden, LanguageModel, Point, Tokens, map_in_batches, r
 from interp.patching.alignment import Alignment, Replacement, chosen_positions
 from interp.patching.effects import Cell
 from interp.patching.recording import numbers
+from interp.patching.rounding import moved_by
 from interp.patching.runs import PatchRuns
 from interp.readout import Readout, last_logits
 
@@ -188,7 +189,8 @@ def random_move(
         difference = (swap(states) - states)[..., swap.features]
         length = difference.float().norm(dim=-1, keepdim=True)
         moved = states.clone()
-        moved[..., swap.features] += (length * direction.to(length)).to(states.dtype)
+        own = states[..., swap.features]
+        moved[..., swap.features] = moved_by(own, length * direction.to(length), dim=-1)
         return moved
 
     return move

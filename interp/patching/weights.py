@@ -27,6 +27,7 @@ from interp.model import LanguageModel, Point, Tokens, require_plain_weights, un
 from interp.patching.effects import Cell, Effects
 from interp.patching.places import read_out
 from interp.patching.recording import numbers, recording_of
+from interp.patching.rounding import moved_by
 from interp.patching.runs import PatchRuns
 from interp.progress import Advance, silent
 from interp.readout import Readout
@@ -173,8 +174,9 @@ def weights_scrambled(
 ) -> AbstractContextManager[None]:
     """Inside the block the target's named parameters have a random change.
 
-    The change has the norm and singular values of source minus target; see :func:`scrambled`. The
-    end of the block, also after an error, restores the parameters. Do not train inside the block.
+    The change has the norm of source minus target and, up to the rounding of 16-bit weights, its
+    singular values in proportion; see :func:`scrambled`. The end of the block, also after an error,
+    restores the parameters. Do not train inside the block.
 
     Raises:
         ModelError: one of them is packed, in either model.
@@ -184,7 +186,7 @@ def weights_scrambled(
 
     def moved(name: str, own: Tensor) -> Tensor:
         change = source.get_parameter(name).data.to(own).float() - own.float()
-        return (own.float() + scrambled(change, generator)).to(own.dtype)
+        return moved_by(own, scrambled(change, generator))
 
     return weights_replaced(target, names, moved)
 

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int, Shaped
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, States, from_pairs, permuted_null, states_by_name
 from interp.statistics import (
+    exact_mean,
     finite,
     fisher_interval,
     fisher_z,
@@ -56,6 +57,8 @@ def debiased_cka(
 ) -> float:
     """Debiased CKA of two representations of the same prompts, row by row; within ±1.
 
+    NaN where the rows of one of them are all equal.
+
     Raises:
         InputError: different numbers of prompts, or fewer than eight.
     """
@@ -81,7 +84,7 @@ def cka_map(
     this is also the covariance-matched null. ``null_low`` … ``null_high`` hold the central share of
     the null. P-values are one-sided, with max-T over layers and pairs. Intervals are jackknife
     intervals over prompts on Fisher's scale. Prompts are the only source of chance, so the ceiling
-    is 1.
+    is 1. Values are undefined where the states of a representation do not vary.
 
     Args:
         representations: states or activations by name, row i of each from the same prompt.
@@ -120,7 +123,7 @@ def cka_map(
         grams = [rows[label][:, layer] @ rows[label][:, layer].T for label in labels]
         kernels = [u_centred(gram) for gram in grams]
         for index, (i, j) in enumerate(pairs):
-            scale = np.linalg.norm(kernels[i]) * np.linalg.norm(kernels[j])
+            scale = np.linalg.norm(kernels[i]) * np.linalg.norm(kernels[j]) or np.nan
             for draw, order in enumerate(shuffles):
                 shuffled = kernels[j][np.ix_(order, order)]
                 statistics[draw, layer, index] = np.vdot(kernels[i], shuffled) / scale
@@ -130,14 +133,15 @@ def cka_map(
     null = permuted_null(statistics, level)
     # U-centred products of isotropic states are uncorrelated, with n(n - 3)/2 degrees of freedom.
     isotropic = normal_quantile((1 + level) / 2) * np.sqrt(2 / (n * (n - 3)))
+    varied = np.stack([x.any(axis=(0, 2)) for x in rows.values()], axis=-1)
     return SimilarityMap(
         measure="debiased CKA",
         labels=labels,
         layers=names,
-        **from_pairs(pairs, 1.0, value=statistics[0], low=low, high=high),
+        **from_pairs(pairs, np.where(varied, 1.0, np.nan), value=statistics[0], low=low, high=high),
         **from_pairs(pairs, **null, covariance_matched=null["null_high"]),
         **from_pairs(pairs, isotropic=np.full(low.shape, isotropic)),
-        defined=np.ones((depth, k, k), dtype=bool),
+        defined=varied[:, :, None] & varied[:, None, :],
         reliability=np.ones((depth, k)),
         n=(n,) * k,
         ceiling=np.ones((depth, k, k)),
@@ -167,11 +171,11 @@ def _blocks(
 
 def _centred(states: np.ndarray) -> States:
     states = finite(states)
-    return states - states.mean(axis=0)
+    return states - exact_mean(states)
 
 
 def _cosine(a: Gram, b: Gram) -> float:
-    return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b)))
+    return float(np.vdot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b) or np.nan))
 
 
 def _jackknife_error(a: Gram, b: Gram) -> float:

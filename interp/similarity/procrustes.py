@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 
 from interp.errors import InputError
 from interp.similarity.maps import SimilarityMap, States, from_pairs, permuted_null, states_by_name
-from interp.statistics import Confidence, finite, layer_names, unit_numbers
+from interp.statistics import Confidence, exact_mean, finite, layer_names, unit_numbers
 
 if TYPE_CHECKING:
     from interp.activations import Activations
@@ -167,7 +167,7 @@ def _reduced(
     after: Float[np.ndarray, "prompt d_model"],
     dimensions: int,
 ) -> tuple[Float[np.ndarray, "prompt component"], Float[np.ndarray, "prompt component"]]:
-    x, y = (states - states.mean(axis=0) for states in (before, after))
+    x, y = (states - exact_mean(states) for states in (before, after))
     axes = np.linalg.svd(np.concatenate([x, y]), full_matrices=False)[2][:dimensions].T
     return x @ axes, y @ axes
 

@@ -150,13 +150,15 @@ def bootstrap_interval(
 
 
 def p_above(value: float, error: float, skew: float, freedom: float, bound: float) -> float:
-    """One-sided p-value of the null hypothesis that the true value is at most ``bound``."""
+    """One-sided p-value of the null hypothesis that the true value is at most ``bound``.
+
+    NaN without a standard error, also where it is 0: few prompts that are all alike do not show
+    that others would be.
+    """
     from scipy.special import stdtr
 
-    if not (np.isfinite(value) and np.isfinite(error) and freedom >= 1):
+    if not (np.isfinite(value) and np.isfinite(error) and error > 0 and freedom >= 1):
         return float("nan")
-    if error == 0:
-        return float(value <= bound)
     return float(stdtr(freedom, -_transformed((value - bound) / error, skew)))
 
 

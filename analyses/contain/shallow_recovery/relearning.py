@@ -32,6 +32,7 @@ from transformers import TrainerCallback
 from analyses.contain.shallow_recovery.others import Others, Probe, compared_rows
 from analyses.runs import LOW_BASE, ONSET_AT, at_crossing, relative_drop, running_maximum
 from interp.model import LanguageModel, copied, require_plain_weights
+from interp.patching import moved_by
 from interp.statistics import Draws, bootstrap_interval, weighted_means
 from unlearning.deflections import examples, respond
 from unlearning.training import (
@@ -129,7 +130,7 @@ def moved_as_far(base: LanguageModel, changed: LanguageModel, seed: int) -> Lang
             there = changed.model.get_parameter(name).to(parameter.device).float()
             length = (there - parameter.float()).norm()
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
-            parameter.copy_(parameter.float() + noise * (length / noise.norm()))
+            parameter.copy_(moved_by(parameter.data, noise * (length / noise.norm())))
     return base.with_model(model)
 
 
