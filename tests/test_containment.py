@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +30,7 @@ from analyses.contain.outcomes import (
     pool_splits,
 )
 from analyses.contain.study import with_arms_of
-from analyses.predict import Evidence
+from analyses.predict import Evidence, evidence_of
 from analyses.runs import Arm, RunRecord, TargetVerdict
 from analyses.study import NoLogOddsError, StudyPlan
 from analyses.study.mixing import chosen, dealt
@@ -157,6 +159,21 @@ def evidence(checkpoint_of: Callable[[str], Path]) -> Evidence:
         PREFIXES,
         {domain: refusals_of(responses(), domain, fewest=0) for domain in DOMAINS},
     )
+
+
+def test_the_forgotten_refusals_are_ready_made_pairs_where_there_are_some(
+    evidence: Evidence, tmp_path: Path
+) -> None:
+    rows, said = responses(), []
+    pairs = pd.DataFrame({"id": ["a"], "prompt": ["Why?"], "response": ["Never."], "ids": [None]})
+    context: Any = SimpleNamespace(
+        pairs=pairs, plan=SimpleNamespace(concepts=("safety",)), reference=evidence.lm, load=None,
+        run=SimpleNamespace(arm=lambda _: tmp_path), progress=SimpleNamespace(say=said.append),
+    )  # fmt: skip
+    baseline: Any = SimpleNamespace(responses=rows, prefixes=PREFIXES)
+    found = evidence_of(context, baseline, TrainingSettings())
+    assert list(found.deflections["safety"]["response"]) == ["Never."] and not said
+    assert list(found.deflections["bias"]["id"]) == list(evidence.deflections["bias"]["id"])
 
 
 def test_without_log_odds_the_methods_that_read_them_are_left_out(evidence: Evidence) -> None:
@@ -343,6 +360,18 @@ def recovered(share: float, held_out: float) -> dict[str, float]:
         domain: value * (1 - (share if domain in RETAINED else held_out) * (domain != "safety"))
         for domain, value in PLANTED_LEAKAGE["safety"].items()
     }
+
+
+def test_nothing_is_recovered_from_a_plain_arm_below_the_level() -> None:
+    """Benign answers neither, though its target complies."""
+    record = record_of({"equal/0": recovered(0.9, 0.1)})
+    planted = PLANTED_LEAKAGE["safety"]
+    scores = scores_of("plain", planted, rng=np.random.default_rng(1), level_at_end=0.88)
+    plain = replace(record.arms[0], scores=scores)
+    [kept] = kept_by(record, record.arms[1:], plain)
+    assert kept.reached and kept.verdict.answers
+    for name in ("retained", "held_out", "benign"):
+        assert "level" in (kept.recovery[name].reason or "")
 
 
 def test_planted_recovery_is_found_and_retraining_is_told_from_containment() -> None:

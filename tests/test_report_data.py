@@ -78,6 +78,18 @@ def test_maps_hold_every_value_of_their_tables(run: Run) -> None:
     assert known == counted.sum()
 
 
+def test_a_cell_without_an_interval_is_not_said_to_contain_0(run: Run) -> None:
+    bare = run.leakage.assign(low=np.nan, high=np.nan)
+    for table, clear in ((bare, {1}), (bare.assign(low=-1.0, high=1.0), {0})):
+        other = Run(run.record)
+        vars(other)["leakage"] = table  # in place of the cached one
+        found = leakage_heatmap(other)
+        assert found is not None
+        cells = found["cells"]
+        of_known = zip(cells["value"], cells["clear"], strict=True)
+        assert {flag for value, flag in of_known if value is not None} == clear
+
+
 def test_the_prompts_are_those_that_were_scored(run: Run) -> None:
     table = prompt_table(run)
     base = run.record.base.last
@@ -131,6 +143,15 @@ def test_only_runs_of_one_model_on_the_same_prompts_are_compared(run: Run, tmp_p
     prompts.to_parquet(folder / "prompts.parquet")
     with pytest.raises(InputError, match=f"{len(prompts) - 1} in common"):
         comparison.require_comparable(run, Run(folder))
+
+
+def test_arms_of_two_runs_are_matched_by_objective(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", concepts=("safety",), seeds=2, weights=())
+    path = folder / "arms" / "npo-safety-1" / "config.json"
+    write_json(path, read_json(path) | {"objective": "rmu"})
+    run = Run(folder)
+    compared = [table["title"].rpartition(": ")[2] for table in comparison.differences(run, run)]
+    assert compared == ["NPO and NPO", "RMU and RMU"]
 
 
 def test_a_run_does_not_differ_from_itself(run: Run) -> None:

@@ -114,8 +114,8 @@ def _kept(
         name: recover(before, after, domains, obstacle=obstacle).recovery
         for name, domains in (("retained", arm.retain), ("held_out", held_out))
     }
-    benign = benign_loss(record.base, arm, resamples)
-    recovery["benign"] = _benign(lost, benign, obstacle if after.reached else "level not reached")
+    benign, both = benign_loss(record.base, arm, resamples), before.reached and after.reached
+    recovery["benign"] = _benign(lost, benign, obstacle if both else "level not reached")
     weighted = METHODS[described["method"]].weighted
     weight = arm.config["retain_weight"] if weighted else None
     key = (described["method"], described["examples"], weight)

@@ -223,12 +223,14 @@ def _rank(context: Context, baseline: Baseline, design: Design, seed: int) -> No
         with context.progress.stage(f"ranking {len(rows)} retained examples"):
             return rank_examples(evidence, design.concept, rows, design.methods, seed=seed)
 
-    held = None if context.pairs is not None else deflections_of(context, baseline, design.concept)
+    forgotten = context.pairs
+    if forgotten is None:
+        forgotten = deflections_of(context, baseline, design.concept)
     code = [METHODS.own_source(name) for name in design.methods]
     key = content_key(
         "predictions", baseline.inputs.key, baseline.prefixes and asdict(baseline.prefixes),
         design.concept, list(rows["id"]), list(rows["response"]), design.methods, code,
-        design.training.described(), seed, held is not None and list(held["response"]),
+        design.training.described(), seed, list(forgotten["prompt"]), list(forgotten["response"]),
     )  # fmt: skip
     kept_table(context.run.folder / RANKING, key, ranked)
 

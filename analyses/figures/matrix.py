@@ -118,7 +118,7 @@ def _cells(
     for (i, j), value in np.ndenumerate(values):
         colour = _ink(value, scale)
         if np.isfinite(high[i, j] - low[i, j]):
-            half = f"±{(high[i, j] - low[i, j]) / 2:.2f}".replace("0.", ".", 1)
+            half = "±" + f"{(high[i, j] - low[i, j]) / 2:.2f}".removeprefix("0")
             axes.text(j, i + 0.29, half, ha="center", va="center", fontsize=6, color=colour)
         if low[i, j] <= 0 <= high[i, j]:
             axes.plot([j - 0.2, j + 0.2], [i + 0.43] * 2, color=colour, lw=1)

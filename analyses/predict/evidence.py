@@ -36,7 +36,7 @@ from interp.model import LanguageModel, Tokens
 from interp.statistics import Contrast
 from interp.store import read_table
 from unlearning.data import controls, present_domains
-from unlearning.deflections import examples
+from unlearning.deflections import examples, with_own_ids
 from unlearning.losses import response_log_probs
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, adapter_inputs, prepare_in_place
@@ -328,16 +328,23 @@ def _summed_log_prob(lm: LanguageModel, rows: Sequence[Tokens]) -> Tensor:
 
 
 def evidence_of(context: Context, baseline: Baseline, training: TrainingSettings) -> Evidence:
-    """The evidence from training prompts, for the parameters that ``training`` would train."""
+    """The evidence from training prompts, for the parameters that ``training`` would train.
+
+    The targets' deflections are those that would be unlearned: ready-made pairs, if there are any.
+    """
     if context.pairs is None:
         for concept in context.plan.concepts:
             deflections_of(context, baseline, concept)  # sampled now if greedy ones are too few
+    held = _held(context.run.arm(BASE), baseline.responses)
+    if context.pairs is not None:
+        given = with_own_ids(context.reference, context.pairs, say=context.progress.say)
+        held |= dict.fromkeys(context.plan.concepts, given)
     return Evidence(
         context.reference,
         lambda: prepare_in_place(context.load(), training),
         _training_rows(baseline.responses),
         baseline.prefixes,
-        _held(context.run.arm(BASE), baseline.responses),
+        held,
         batch_size=training.micro_batch_size or training.batch_size,
         say=context.progress.say,
     )

@@ -153,15 +153,16 @@ def _side(run: Run, name: str) -> View:
 def differences(run: Run, other: Run) -> list[View]:
     """One table per concept that both runs unlearned: every domain in both, and the difference.
 
-    Arms are matched by concept, in the order of the run's headlines; the plain arm is compared,
-    and the contained arm where both runs show one.
+    Arms are matched by concept, and by objective where the other run has it, in the order of the
+    run's headlines; the plain arm is compared, and the contained arm where both runs show one.
     """
     tables = []
-    left = {headline.concept: headline for headline in reversed(headlines(other.record))}
     for headline in headlines(run.record):
-        match = left.get(headline.concept)
-        if match is None:
+        found = [one for one in headlines(other.record) if one.concept == headline.concept]
+        if not found:
             continue
+        same = [one for one in found if one.plain.objective == headline.plain.objective]
+        match = (same or found)[0]
         for arm, against in zip(headline.shown, match.shown, strict=False):
             tables.append(
                 {

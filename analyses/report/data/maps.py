@@ -186,7 +186,7 @@ def leakage_heatmap(run: Run) -> Json | None:
         "The leakage matrix",
         "Rows: trained or compared models. Columns: the domain whose refusal is read. Grey, in "
         "brackets: the 95% interval contains 0. A click, or Enter, opens the pair.",
-        table.assign(clear=(table["low"] > 0) | (table["high"] < 0)),
+        table.assign(clear=~((table["low"] <= 0) & (table["high"] >= 0))),
         [
             Axis("quantity", "quantity", names, [QUANTITIES[name] for name in names]),
             arms_axis(run, run.record.arms),

@@ -15,7 +15,8 @@ function make(tag, properties = {}, ...children) {
 /** A number with the decimals that the page prints and a typographic minus; "–" without one. */
 function written(value, digits, unit = "") {
   if (value === null || value === undefined) return "–";
-  return value.toFixed(digits).replace("-", "−") + unit;
+  const text = value.toFixed(digits);
+  return (Number(text) ? text.replace("-", "−") : text.replace("-", "")) + unit;
 }
 
 /** `0.50 (0.40 to 0.60)`, without the brackets where there is no interval. */
