@@ -90,6 +90,13 @@ def test_the_weight_is_the_ratio_of_the_norms_written_out(
     assert found["privacy"] == pytest.approx(whole * 3 / 4, rel=1e-4)
 
 
+def test_a_weight_of_nothing_needs_no_ratio(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
+    found = weights(
+        LanguageModel.load(checkpoint_of("qwen2")), replace(BALANCED, retain_weight=0.0), tmp_path
+    )
+    assert found == {"bias": 0.0, "privacy": 0.0}
+
+
 @pytest.mark.usefixtures("own_objectives")
 def test_the_unit_carries_over_to_a_rescaled_loss(
     checkpoint_of: Checkpoints, tmp_path: Path

@@ -41,6 +41,36 @@ def test_the_ends_are_the_two_models_and_the_line_between_is_straight(
     assert after.fingerprint() == before != base.fingerprint()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_weights_go_as_far_as_the_scale_says(
+    checkpoint_of: Callable[[str], Path], dtype: torch.dtype
+) -> None:
+    """Also where the change is smaller than the distance between two numbers."""
+    folder = checkpoint_of("gpt2")
+    base, after = (LanguageModel.load(folder, dtype=dtype) for _ in range(2))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in after.model.parameters():
+            noise = torch.randn(weight.shape, generator=generator)
+            weight.copy_(weight.float() + 1e-3 * weight.float().std() * noise)
+    before = after.fingerprint()
+    start, end = (dict(lm.model.named_parameters()) for lm in (base, after))
+    change = {name: (end[name] - start[name]).detach().float() for name in end}
+    with scaled_change(base, after) as scale:
+        scale(0.0)
+        assert after.fingerprint() == base.fingerprint()
+        for s in (0.125, 0.4, 0.6, 0.875):
+            scale(s)
+            moved = {name: (end[name] - start[name]).detach().float() for name in end}
+            along, whole = (
+                sum(float((one[name] * change[name]).sum()) for name in change)
+                for one in (moved, change)
+            )
+            assert along / whole == pytest.approx(s, abs=0.02)
+        scale(1.0)
+        assert after.fingerprint() == before
+
+
 def test_weights_are_put_back_when_something_fails(checkpoint_of: Callable[[str], Path]) -> None:
     base, after = (make(checkpoint_of("gpt2")) for make in (LanguageModel.load, perturbed))
     before = after.fingerprint()

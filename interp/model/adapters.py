@@ -89,7 +89,7 @@ def merged(adapted: Any, what: str = "the adapter") -> Any:
     _separate_shared(adapted)
     found = adapted.merge_and_unload()
     change = _largest_change(wanted, _logits(found))
-    if change > TOLERANCE.get(wanted.dtype, ROUNDED):
+    if not change <= TOLERANCE.get(wanted.dtype, ROUNDED):
         raise ModelError(
             f"{what} cannot be merged: a logit of the merged model is off by "
             f"{change:.1%} of the largest logit; merge it with the program that trained it, and "

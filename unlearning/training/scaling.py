@@ -2,6 +2,11 @@
 
 A line of models without steps of training, which wander and overshoot. For adapters, s scales the
 second factor of every adapter; the base's weights stay as they are.
+
+In 16 bits a trained weight is often one of the two numbers next to the base's, with none between
+them. Rounded to the nearest, most of the change would come at s = ½. So a weight between two
+numbers takes the upper one with the probability that keeps the mean. What is drawn is the same for
+every s.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import InputError
@@ -46,10 +52,10 @@ def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callabl
 
     def scale(s: float) -> None:
         with torch.no_grad():
-            for name, origin in start.items():
+            for number, (name, origin) in enumerate(start.items()):
                 goal = kept[name].float()
                 before = 0.0 if origin is None else origin.detach().to(goal.device).float()
-                end[name].copy_(before + s * (goal - before))
+                end[name].copy_(rounded(before + s * (goal - before), end[name].dtype, number))
 
     try:
         yield scale
@@ -57,3 +63,17 @@ def scaled_change(base: LanguageModel, after: LanguageModel) -> Iterator[Callabl
         with torch.no_grad():
             for name, weight in kept.items():
                 end[name].copy_(weight)
+
+
+def rounded(values: Float[Tensor, "*size"], dtype: torch.dtype, seed: int) -> Tensor:
+    """float32 values in ``dtype``; one between two numbers of 16 bits takes one of them at random.
+
+    The probabilities keep its mean. Values that ``dtype`` holds stay as they are.
+    """
+    nearest = values.to(dtype)
+    if dtype not in (torch.bfloat16, torch.float16):
+        return nearest
+    generator = torch.Generator(values.device).manual_seed(seed)
+    drawn = torch.rand(values.shape, generator=generator, device=values.device) - 0.5
+    spacing = torch.ldexp(torch.full_like(values, torch.finfo(dtype).eps / 2), values.frexp()[1])
+    return torch.where(nearest == values, nearest, (values + drawn * spacing).to(dtype))

@@ -197,7 +197,7 @@ class UnlearningTrainer(Trainer):
         self.around_forward = around_forward
         needs = [frozenset(term.needs) for term in terms]
         self.supply = supply_of(lm, needs, settings.layer, settings.seed)
-        if settings.retain_unit == "gradient" and mixture.retain:
+        if settings.retain_unit == "gradient" and any(self.weights.values.values()):
             self.weights.scale(self._gradient_ratio(lm.model))
         self._names = [
             *(f"loss_{term.name}" for term in terms),
