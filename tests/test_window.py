@@ -98,6 +98,19 @@ def test_known_rows_are_found_before_their_responses(llama: LanguageModel) -> No
         assert zero == [len(hidden) - len(long) + len(row) - 1]
 
 
+def test_a_response_does_not_move_the_end_of_the_prompt(llama: LanguageModel) -> None:
+    """As in a readout that appends several tokens: the closing of the chat format ends a prompt."""
+    rows = [llama.chat.encode(prompt) for prompt in PROMPTS]
+    longer = [llama.chat.encode(prompt, (5, 6, 7)) for prompt in PROMPTS]
+
+    def logits(columns: Columns) -> Tensor:
+        with torch.no_grad(), add(llama, 4 * random_direction(), layers=[1], positions=columns):
+            return llama.logits(llama.chat.pad(longer), keep=4)
+
+    assert torch.equal(logits(last_prompt_token), logits(positions_of(rows, last_token)))
+    assert not torch.equal(logits(last_prompt_token), logits(generated))
+
+
 def test_rows_that_are_not_known_are_refused(llama: LanguageModel) -> None:
     rows = [llama.chat.encode(prompt) for prompt in PROMPTS[:2]]
     where = {"layers": [1], "positions": positions_of(rows, last_token)}

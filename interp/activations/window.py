@@ -5,9 +5,9 @@ generation. A :class:`Window` gives each column its index in its row, and each r
 prompt. So padding and generation do not shift positions. Functions of a window choose
 :data:`Columns`.
 
-The prompt of a generation is the input of its first forward. A later forward of the same generation
-continues the one before it: it reads a cache, or its rows are the rows before with one token more.
-If a row also holds a response, only :func:`positions_of` knows the end of the prompt.
+The prompt of a row ends where the chat format last ends one, so a response may follow it; a row
+without these closing tokens is all prompt. A later forward of the same generation continues the one
+before it: it reads a cache, or its rows are the rows before with one token more.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def selecting(
     # and a finished mask: what identifies the rows may be seen at any level.
     levels = [m for m in lm.model.modules() if any(inner is trunk for inner in m.modules())]
     calls: list[Mapping[str, Any]] = []
-    follower = _Follower()
+    follower = _Follower(lm.chat.closing)
     now: list[Tensor] = [NOWHERE]
 
     def look(level: int, module: nn.Module, arguments: tuple, keywords: dict[str, Any]) -> None:
@@ -192,11 +192,13 @@ class _Follower:
     """Follows a generation from forward to forward.
 
     Attributes:
+        closing: the tokens with which the chat format ends every prompt.
         ids, present: all columns so far, and whether they hold a token.
         prompt: number of tokens of each row's prompt.
         caches: what the forward got that could be a cache, by the argument's name.
     """
 
+    closing: tuple[int, ...] = ()
     ids: Tensor | None = None
     present: Tensor = field(init=False)
     prompt: Tensor = field(init=False)
@@ -225,11 +227,21 @@ class _Follower:
         present = mask.bool()
         if not (self._follows(ids, past) if past else self._grows(ids)):
             self.prompt = (present[:, :past] if past else present).sum(dim=1, keepdim=True)
+            if not past:
+                self._end_at_closings(ids, present)
         cached = ids[:, :0] if not past else self.ids if self._follows(ids, past) else None
         self.ids = None if cached is None else torch.cat([cached, ids], dim=1)
         self.present, self.caches = present, caches
         index = (present.cumsum(dim=1) - 1).masked_fill(~present, -1)
         return Window(ids, index[:, past:], self.prompt, past)
+
+    def _end_at_closings(self, ids: Tensor, present: Tensor) -> None:
+        """End each row's prompt at the last closing in it."""
+        size = len(self.closing)
+        for row, there, prompt in zip(ids, present, self.prompt, strict=True):
+            tokens = tuple(row[there].tolist())
+            ends = range(len(tokens), size - 1, -1) if size else ()
+            prompt[:] = next((e for e in ends if tokens[e - size : e] == self.closing), len(tokens))
 
     def _past(self, ids: Tensor, mask: Tensor | None, caches: Mapping[str, Any]) -> int:
         """Number of columns in the cache."""

@@ -92,9 +92,8 @@ def set_to_means(
         vectors: (d_model), or several (vector, d_model); only their span matters.
         means: of the reference prompts.
         first_layer: 0-based; the edit acts at the input of this layer and of all later ones.
-        rows: the prompts, if the model also reads tokens after them in the same forward. Another
-            prompt ends where the chat format last ends one; without its closing tokens, it is the
-            input of a generation's first forward.
+        rows: the prompts, if the model also reads tokens after them in the same forward. The ends
+            of others are found as in :mod:`interp.activations.window`.
 
     Raises:
         InputError: the layer does not exist, or the vectors are zero.
@@ -106,7 +105,7 @@ def set_to_means(
         raise InputError(f"layer {first_layer}; the layers are 0 … {lm.n_layers - 1}")
     basis = orthonormal_basis(vectors)
     layers = range(first_layer, lm.n_layers)
-    ends = PromptEnds.of(lm, rows)
+    ends = PromptEnds.of(rows)
     targets = torch.as_tensor(means.means) @ basis.T  # (layer, place, rank)
 
     @cache
@@ -135,39 +134,23 @@ def set_to_means(
 
 @dataclass(frozen=True)
 class PromptEnds:
-    """Where the prompts of a forward end, from the prompts' tokens.
-
-    Attributes:
-        known: the prompts.
-        sizes: their lengths, the longest first.
-        closing: the tokens with which the chat format ends every prompt.
-    """
+    """Where the prompts of a forward end, from the prompts' tokens."""
 
     known: frozenset[tuple[int, ...]]
     sizes: tuple[int, ...]
-    closing: tuple[int, ...]
 
     @classmethod
-    def of(cls, lm: LanguageModel, rows: Sequence[Tokens]) -> PromptEnds:
+    def of(cls, rows: Sequence[Tokens]) -> PromptEnds:
         known = frozenset(row.ids for row in rows)
-        sizes = tuple(sorted({len(ids) for ids in known}, reverse=True))
-        return cls(known, sizes, lm.chat.closing)
+        return cls(known, tuple(sorted({len(ids) for ids in known}, reverse=True)))
 
     def lengths(self, window: Window) -> Int[Tensor, "batch 1"]:
         """Number of tokens of each row's prompt; that of the window for an unknown row."""
         lengths = window.prompt.clone()
-        if window.past:
+        if window.past or not self.known:
             return lengths
         for i, present in enumerate(window.index >= 0):
             ids = tuple(window.input_ids[i][present].tolist())
             if prompt := known_beginning(ids, self.known, self.sizes):
                 lengths[i] = len(prompt)
-            elif end := self._last_end(ids):
-                lengths[i] = end
         return lengths
-
-    def _last_end(self, ids: tuple[int, ...]) -> int:
-        """Number of tokens up to the last closing; 0 without one."""
-        size = len(self.closing)
-        ends = range(len(ids), size - 1, -1) if size else ()
-        return next((end for end in ends if ids[end - size : end] == self.closing), 0)
