@@ -75,5 +75,5 @@ def rounded(values: Float[Tensor, "*size"], dtype: torch.dtype, seed: int) -> Te
         return nearest
     generator = torch.Generator(values.device).manual_seed(seed)
     drawn = torch.rand(values.shape, generator=generator, device=values.device) - 0.5
-    spacing = torch.ldexp(torch.full_like(values, torch.finfo(dtype).eps / 2), values.frexp()[1])
+    spacing = values.abs().log2().floor().exp2() * torch.finfo(dtype).eps
     return torch.where(nearest == values, nearest, (values + drawn * spacing).to(dtype))
