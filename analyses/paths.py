@@ -32,15 +32,20 @@ def local_path(path: str | Path) -> Path:
 
 
 def require_folder(path: str | Path) -> Path:
-    """``path``, which is a folder of this machine or nothing yet.
+    """``path``, which is a folder of this machine that can be written, or nothing yet.
 
     Raises:
-        InputError: it is a file, or part of it is, or it is elsewhere (:func:`local_path`).
+        InputError: it is a file, or part of it is, or it is elsewhere (:func:`local_path`), or the
+            user may not write there.
     """
     path = local_path(path)
     first = next((one for one in (path, *path.parents) if os.path.lexists(one)), path)
     if os.path.lexists(first) and not first.is_dir():
         raise InputError(f"{first} is a file; expected a folder, or a new name")
+    if first.is_dir() and not os.access(first, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{path} cannot be written: {first} is read-only for this user; give another path"
+        )
     return path
 
 
@@ -49,9 +54,10 @@ def require_file(path: str | Path) -> Path:
 
     Raises:
         InputError: it is a folder, a device, a pipe or a socket, or part of it is a file, or it is
-            elsewhere (:func:`local_path`).
+            elsewhere (:func:`local_path`), or the user may not write there.
     """
     path = local_path(path)
-    require_folder(path.parent)
-    file_target(path)
+    if not path.is_symlink():
+        require_folder(path.parent)
+    require_folder(file_target(path)[0].parent)
     return path

@@ -49,8 +49,14 @@ def brief(value: Any) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error of another package says, or its name if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error of another package says, or its name if it says nothing.
+
+    A first line that only announces the others ends with a colon; the second follows it.
+    """
+    if isinstance(error, KeyError):  # says nothing but the key
+        return f"KeyError: {error}"
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {others[0].strip()}" if others and first.endswith(":") else first
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

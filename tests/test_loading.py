@@ -14,9 +14,10 @@ import pytest
 import torch
 from peft import LoraConfig, LoraModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from analyses.costs.checkpoints import weights_of
-from interp.errors import ModelError
+from interp.errors import ModelError, first_line
 from interp.model import AS_EXPECTED, LanguageModel
 from interp.model.language_model import find_layers
 from tests.checkpoints import build_tokenizer
@@ -118,6 +119,48 @@ def test_an_adapter_without_a_place_in_its_base_is_refused(
         LanguageModel.load(tmp_path)
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama"])  # with a tied head, and without
+@pytest.mark.parametrize("also", [None, ["embed_tokens", "lm_head"]])
+def test_an_adapter_with_new_tokens_brings_them_along(
+    family: str, also: list[str] | None, checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    base = LanguageModel.load(checkpoint_of(family))
+    rows = base.model.get_input_embeddings().weight.shape[0] + 64
+    base.tokenizer.add_special_tokens({"extra_special_tokens": ["<|new|>"]})
+    base.model.resize_token_embeddings(rows, mean_resizing=False)
+    config = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=also)
+    adapted = get_peft_model(base.model, config).eval()
+    with torch.no_grad():
+        for weight in adapted.parameters():
+            if weight.requires_grad:
+                weight.add_(0.1 * torch.randn(weight.shape))
+    adapted.save_pretrained(tmp_path)
+    base.tokenizer.save_pretrained(tmp_path)
+    lm = LanguageModel.load(tmp_path)
+    assert lm.model.config.vocab_size == rows and "<|new|>" in lm.tokenizer.get_vocab()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(lm), adapted(input_ids=IDS).logits, atol=1e-4, rtol=0)
+
+
+def test_an_adapter_of_another_task_is_refused(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
+    scores = AutoModelForSequenceClassification.from_pretrained(checkpoint_of("qwen2"))
+    config = LoraConfig(r=4, target_modules=["q_proj"], task_type="SEQ_CLS")
+    get_peft_model(scores, config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"1 of 9 tensors have no place there \(.*score"):
+        LanguageModel.load(tmp_path)
+
+
+def test_an_adapter_s_folder_that_is_not_whole_is_named(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    save_adapter(checkpoint_of("qwen2"), tmp_path / "one", target_modules=["q_proj"])
+    with pytest.raises(ModelError, match=r"not a model folder.* or one of its adapters \(one\)"):
+        LanguageModel.load(tmp_path)
+    (tmp_path / "one" / "adapter_model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"one is an adapter without weights; expected a file"):
+        LanguageModel.load(tmp_path / "one")
+
+
 def test_a_merged_model_that_is_not_the_adapted_one_is_refused(
     checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +232,53 @@ def test_a_checkpoint_that_lacks_weights_is_refused(
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks 1 weights of a causal LM \(lm_head.weight"):
         LanguageModel.load(tmp_path / "torn")
+
+
+def test_files_that_do_not_belong_together_are_named(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint_of("llama"), tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    wide = "model.layers.1.mlp.up_proj.weight"
+    tensors[wide] = tensors[wide][:99].contiguous()
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"1 weights .*{wide}: \[99, 64\], expected \[160, 64\]"):
+        LanguageModel.load(tmp_path / "model")
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match=r"is a pointer of Git LFS; fetch it with git lfs pull"):
+        LanguageModel.load(tmp_path / "model")
+
+
+def test_a_model_of_another_kind_is_refused_by_name(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    shutil.copytree(checkpoint_of("llama"), tmp_path / "model")
+    AutoConfig.for_model("t5").save_pretrained(tmp_path / "model")
+    with pytest.raises(ModelError, match="is a t5 model, of which transformers has no causal"):
+        LanguageModel.load(tmp_path / "model")
+
+
+def test_weights_of_eight_bits_are_computed_in_bfloat16(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    short = {name: one.to(torch.float8_e4m3fn) for name, one in lm.model.state_dict().items()}
+    lm.model.config.dtype = torch.float8_e4m3fn
+    lm.model.config.save_pretrained(tmp_path)
+    save_file(short, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    lm.tokenizer.save_pretrained(tmp_path)
+    found = LanguageModel.load(tmp_path)
+    assert found.model.dtype == torch.bfloat16
+    for name, weight in found.model.state_dict().items():
+        assert torch.equal(weight, short[name].bfloat16())
+
+
+def test_an_error_that_others_begin_on_its_next_line_is_whole() -> None:
+    torn = RuntimeError("Error(s) in loading state_dict for Model:\n\tsize mismatch\n\tmore")
+    assert first_line(torn) == "Error(s) in loading state_dict for Model: size mismatch"
+    assert first_line(KeyError("new")) == "KeyError: 'new'"
+    assert first_line(ValueError("one\ntwo")) == "one" and first_line(OSError()) == "OSError"
 
 
 @pytest.mark.parametrize("kind", ["qwen2_5_vl", "mistral3", "llava", "gemma3"])

@@ -94,6 +94,16 @@ def test_line_separators_byte_order_mark_and_crlf_are_harmless(tmp_path: Path) -
     assert read_prompts(path)["prompt"].tolist()[1] == "one\u2028two"
 
 
+@pytest.mark.parametrize("mark", ",;\t")
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_spreadsheets_are_read(tmp_path: Path, mark: str, encoding: str) -> None:
+    rows = [{**HARMFUL, "note": "a, b; c"}, {**BENIGN, "note": "Ünïcode\ttab"}]
+    path = tmp_path / "prompts.csv"
+    pd.DataFrame(rows).to_csv(path, index=False, sep=mark, encoding=encoding)
+    plain = write_json_lines(tmp_path / "prompts.jsonl", rows)
+    pd.testing.assert_frame_equal(read_prompts(path), read_prompts(plain))
+
+
 def test_ids_are_given_or_depend_on_content_alone() -> None:
     first = as_prompts(pd.DataFrame([HARMFUL, BENIGN, BENIGN, {**HARMFUL, "id": "7"}]))
     other = as_prompts(pd.DataFrame([BENIGN, HARMFUL]))

@@ -53,6 +53,24 @@ def test_a_file_is_no_folder_of_results(spillover: Spillover, name: str) -> None
     assert sorted(os.listdir()) == ["dangling", "file"]
 
 
+@pytest.mark.parametrize("name", [*FOLDERS, *FILES])
+def test_a_place_that_cannot_be_written_is_refused(
+    spillover: Spillover, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("answers.jsonl").write_text('{"prompt": "p", "response": "No.", "class": "answer"}\n')
+    Path("shared").mkdir()
+    access = os.access  # root may write wherever the mode forbids it
+
+    def read_only(path: Any, mode: int, **more: Any) -> bool:
+        return Path(path).name != "shared" and access(path, mode, **more)
+
+    monkeypatch.setattr(os, "access", read_only)
+    given = (FOLDERS | FILES)[name]
+    said = one_line(spillover(*name.split(), *given, "--out", "shared/deeper/out.jsonl"))
+    assert "cannot be written: shared is read-only for this user" in said
+    assert not os.listdir("shared")
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_folder_or_a_device_is_no_file_of_results(spillover: Spillover, name: str) -> None:
     Path("answers.jsonl").write_text('{"prompt": "p", "response": "No.", "class": "answer"}\n')

@@ -252,6 +252,28 @@ def test_a_date_in_the_prompt_is_said_and_can_be_kept() -> None:
     assert kept.fingerprint != chat.fingerprint and not kept.note
 
 
+@pytest.mark.parametrize(
+    "use", ["('%d %b %Y').split()[2]", "('%Y') | int + 1", "('%A')", "('%d %b %Y') | upper"]
+)
+def test_a_date_is_found_however_the_template_uses_it(use: str) -> None:
+    template = f"{{{{ strftime_now{use} }}}}" + SHAPES["drops_system"]
+    with pytest.warns(UserWarning, match="writes today's date"):
+        Chat(tokenizer_of("byte_bpe"), template=template)
+    unused = "{% if messages | length > 9 %}{{ strftime_now('%Y') }}{% endif %}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Chat(tokenizer_of("byte_bpe"), template=unused + SHAPES["drops_system"])
+
+
+def test_a_template_that_must_end_with_the_user_takes_ids_alone() -> None:
+    ends = "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('user last') }}{% endif %}"
+    chat = Chat(tokenizer_of("byte_bpe"), template=ends + SHAPES["chat_ml"])
+    plain = Chat(tokenizer_of("byte_bpe"), template=SHAPES["chat_ml"])
+    assert chat.encode("Why?", [7, 8]).ids == plain.encode("Why?", [7, 8]).ids
+    with pytest.raises(ModelError, match=r"refuses \(user last\) the model's message"):
+        chat.encode("Why?", "No.")
+
+
 def test_a_date_that_changes_while_a_model_is_loaded_stays(monkeypatch: Any) -> None:
     from transformers.utils import chat_template_utils
 

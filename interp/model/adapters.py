@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from interp.model.gguf import is_gguf
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3}
 ROUNDED = 0.1
 PROBE_TOKENS = 16
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def adapter_base(folder: Path) -> str:
@@ -64,11 +65,27 @@ def merge_adapter(model: Any, folder: Path) -> Any:
         ModelError: the model has no place for some of the adapter, or the merged model is not the
             adapted one.
     """
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights
 
+    if not any((folder / name).is_file() for name in WEIGHTS):
+        raise ModelError(
+            f"{folder} is an adapter without weights; expected a file {' or '.join(WEIGHTS)} there"
+        )
+    _extend_vocabulary(model, load_peft_weights(str(folder), device="cpu"))
     adapted = PeftModel.from_pretrained(model, str(folder)).eval()
     load_adapter_weights(adapted, folder)
     return merged(adapted, f"the adapter {folder}")
+
+
+def _extend_vocabulary(model: Any, saved: Mapping[str, Tensor]) -> None:
+    """Give ``model`` as many tokens as the adapter's own embeddings or head have, if it has any."""
+    mine = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
+    places = [name for name, module in model.named_modules() if id(module) in mine]
+    ends = tuple(f"{place}{part}.weight" for place in places for part in ("", ".base_layer"))
+    rows = {len(tensor) for name, tensor in saved.items() if name.endswith(ends)}
+    if rows and max(rows) > model.get_input_embeddings().weight.shape[0]:
+        # The new rows are read from the adapter.
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
 @torch.no_grad()
@@ -122,10 +139,19 @@ def load_adapter_weights(adapted: Any, folder: Path) -> None:
     from peft import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 
     saved = load_peft_weights(str(folder), device="cpu")
-    set_peft_model_state_dict(adapted, saved)
+    loaded: Any = set_peft_model_state_dict(adapted, saved)
+    unplaced = set(loaded.unexpected_keys)
     found = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    # Other tensors are layers of the base, saved because the vocabulary was extended.
-    adapting = {name: tensor for name, tensor in saved.items() if "lora_" in name}
+    # Other tensors are layers of the base, which were trained too or had new tokens.
+    # Some are there twice: as trained layers and as embeddings.
+    copies = {
+        name for name in unplaced if name.replace(".modules_to_save", "") in saved.keys() - {name}
+    }
+    adapting = {
+        name: tensor
+        for name, tensor in saved.items()
+        if "lora_" in name or name in unplaced - copies
+    }
     lost = [
         name
         for name, tensor in adapting.items()

@@ -52,8 +52,8 @@ def check_model(lm: LanguageModel) -> SelfCheck:
     """Check ``lm`` with some 18 small forwards; interventions do not act on them.
 
     Raises:
-        ModelError: the model does not run on a short prompt, not twice with the same logits, or
-            pads with a token that it does not know.
+        ModelError: the model does not run on a short prompt, not twice with the same logits, its
+            logits are NaN, or its prompts hold a token that it does not know.
     """
     offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     if not offloaded and any(parameter.is_meta for parameter in lm.model.parameters()):
@@ -61,7 +61,7 @@ def check_model(lm: LanguageModel) -> SelfCheck:
     short, other, long = some_prompts(lm)
     with undisturbed(lm.model), probing():
         first = _first_forward(lm, short)
-        _require_padding(lm)
+        _require_tokens(lm)
         found = _check(lm, short, other, long)
         _require_repetition(lm, short, first, found.limit)
     return found
@@ -69,7 +69,7 @@ def check_model(lm: LanguageModel) -> SelfCheck:
 
 def _first_forward(lm: LanguageModel, row: Ids) -> Seen:
     try:
-        return run(lm, [row])
+        seen = run(lm, [row])
     except Exception as error:  # whatever a model's code raises
         if is_out_of_memory(error):
             raise
@@ -78,6 +78,12 @@ def _first_forward(lm: LanguageModel, row: Ids) -> Seen:
             f"{lm.name} does not run on a prompt of {SHORT} tokens ({type(error).__name__}: "
             f"{said}); check that model and tokenizer belong together"
         ) from error
+    if seen.logits.isnan().any():
+        raise ModelError(
+            f"{lm.name} gives logits that are not numbers (NaN) on a prompt of {SHORT} tokens; its "
+            f"weights are damaged, or too large for {_dtype(lm)}: try --dtype float32"
+        )
+    return seen
 
 
 def _check(lm: LanguageModel, short: Ids, other: Ids, long: Ids) -> SelfCheck:
@@ -133,16 +139,25 @@ def _require_repetition(lm: LanguageModel, row: Ids, first: Seen, limit: float) 
         )
 
 
-def _require_padding(lm: LanguageModel) -> None:
+def _require_tokens(lm: LanguageModel) -> None:
     try:
         embeddings = getattr(lm.model.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):  # not every model has or names its embeddings
         return
-    pad = lm.chat.pad_id
-    if embeddings is not None and pad >= embeddings:
+    if embeddings is None:
+        return
+    has = f"{lm.name} has {embeddings} token embeddings, but its"
+    pad, highest = lm.chat.pad_id, max(lm.chat.encode("a").ids)
+    if pad >= embeddings:
         raise ModelError(
-            f"{lm.name} has {embeddings} token embeddings, but its tokenizer pads with token {pad}"
-            "; set the tokenizer's pad_token to a token that the model knows"
+            f"{has} tokenizer pads with token {pad}; set the tokenizer's pad_token to a token that "
+            "the model knows"
+        )
+    if highest >= embeddings:
+        raise ModelError(
+            f"{has} chat template writes {lm.tokenizer.decode([highest])!r}, which is token "
+            f"{highest}; give the tokenizer that the model was trained with, or another template "
+            "with --chat-template"
         )
 
 

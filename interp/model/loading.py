@@ -35,9 +35,12 @@ def check_source(source: str | Path) -> None:
         return
     if path.is_dir():
         if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+            inside = sorted(one.parent.name for one in path.glob("*/adapter_config.json"))
             raise ModelError(
                 f"{source} is not a model folder: it has neither config.json nor "
                 "adapter_config.json; give the folder that save_pretrained wrote"
+                + f", or one of its adapters ({', '.join(inside)})"
+                * bool(inside)
             )
     elif path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
         raise ModelError(f"there is no folder {source}; give a model folder or a hub id")
@@ -85,21 +88,43 @@ def _load_whole(source: str | Path, dtype: torch.dtype | str, options: Mapping[s
 
     config = transformers.AutoConfig.from_pretrained(source, **options)
     fitting = [name for name in MODEL_CLASSES if _fits(getattr(transformers, name, None), config)]
+    if not fitting:
+        raise ModelError(
+            f"{source} is a {config.model_type} model, of which transformers has no causal "
+            "language model; give a decoder-only language model"
+        )
+    stored = getattr(config, "dtype", None)
+    if dtype == "auto" and stored is not None and getattr(stored, "itemsize", 2) == 1:
+        dtype = "bfloat16"  # nothing computes in plain 8-bit floats
     missing: list[str] = []
-    for name in fitting or MODEL_CLASSES[:1]:
+    other: list[tuple] = []
+    for name in fitting:
         kind = getattr(transformers, name)
         model, found = kind.from_pretrained(
-            source, dtype=dtype, output_loading_info=True, **options
+            source,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **options,
         )
-        if not found["missing_keys"]:
+        if not found["missing_keys"] and not found["mismatched_keys"]:
             return model
         missing = missing or sorted(found["missing_keys"])
+        other = other or sorted(found["mismatched_keys"])
+    if other:
+        weight, has, expected = other[0]
+        raise ModelError(
+            f"{len(other)} weights of {source} have another shape than its config.json says "
+            f"({weight}: {list(has)}, expected {list(expected)}); give a folder whose files belong "
+            "together"
+        )
     raise ModelError(
         f"{source} lacks {len(missing)} weights of a causal LM ({missing[0]}, …), which would be "
         "random; give a checkpoint with all weights and its language-model head"
     )
 
 
+POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
 MODEL_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 
@@ -139,6 +164,10 @@ def load_error(source: str | Path, error: Exception) -> ModelError:
         )
     if "trust_remote_code" in text:
         return ModelError(f"{source} brings its own code; allow it with --trust-remote-code")
+    for file in Path(source).glob("*.safetensors"):
+        with file.open("rb") as opened:
+            if opened.read(len(POINTER)) == POINTER:
+                return ModelError(f"{file} is a pointer of Git LFS; fetch it with git lfs pull")
     where = "the folder" if Path(source).exists() else "the hub id, the network and HF_TOKEN"
     return ModelError(
         f"{source} could not be loaded as a causal LM: {first_line(error)}; check {where}"

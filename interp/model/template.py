@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +20,9 @@ from interp.model.thoughts import closings_of, has_marks, opened_thought, withou
 _USER_MARK = "⟦spillover-user⟧"
 _ASSISTANT_MARK = "⟦spillover-assistant⟧"
 _SYSTEM_MARK = "⟦spillover-system⟧"
-_DATE_MARK = "⟦spillover-date⟧"
 CLOCK = "strftime_now"  # the function by which templates read today's date
+
+_DAYS = (datetime(2001, 2, 3, 4, 5, 6), datetime(2012, 11, 30, 21, 54, 43))  # alike in nothing
 
 _ANOTHER = "give another template with --chat-template"
 
@@ -95,7 +97,7 @@ class Template:
         """Whether the rendered prompts hold today's date."""
         if self._date is not None or CLOCK not in self._text():
             return False
-        return _DATE_MARK in self._render(_USER_MARK, date=_DATE_MARK)
+        return len({self._render(_USER_MARK, date=_written(day)) for day in _DAYS}) > 1
 
     def around(self, prompt: str) -> tuple[str, str]:
         """The text before and after ``prompt``, which has no white space around it.
@@ -189,10 +191,14 @@ class Template:
     def _find_turn(self) -> None:
         """Find the place of a response, the end of the turn, and the thought left open."""
         opened = self.before + _USER_MARK + self.after
-        head, mark, tail = self._render(_USER_MARK, _ASSISTANT_MARK).rpartition(_ASSISTANT_MARK)
+        try:
+            rendered, why = self._render(_USER_MARK, _ASSISTANT_MARK), "drops or changes"
+        except ModelError as error:
+            rendered, why = "", f"refuses ({error.__cause__})"
+        head, mark, tail = rendered.rpartition(_ASSISTANT_MARK)
         self.end = self._end_of(tail) if mark else self._tokenizer.eos_token or ""
         if not mark:
-            self._why_no_place = "the chat template drops or changes the model's message"
+            self._why_no_place = f"the chat template {why} the model's message"
             return
         if head.startswith(opened):
             self._lead = head[len(opened) :]
@@ -312,6 +318,12 @@ class Template:
                 f"the chat template refused the conversation: {error}; check --system, "
                 "--chat-template and --chat-template-arg against the model's template"
             ) from error
+
+
+def _written(day: datetime) -> str:
+    """A Jinja expression: the day in the format that the template asks for."""
+    parts = (f"replace('%{letter}', '{day:%{letter}}')" for letter in "aAbBcdHIjmMpSwxXyY")
+    return f"{{{{ format | {' | '.join(parts)} }}}}"
 
 
 def _closed(text: str, closing: str) -> str:

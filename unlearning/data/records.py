@@ -8,6 +8,7 @@ missing column is reported with its line number before any heavy import.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -196,6 +197,8 @@ def write_records(rows: Iterable[Mapping[Any, Any]], path: str | Path) -> None:
 
 def _decoded(path: Path, encoding: str) -> str:
     data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes files
+        encoding = "utf-16"
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -264,8 +267,14 @@ def _json_lines(text: str, path: Path) -> Iterator[Record]:
         yield Record(f"line {number}", fields)
 
 
+def _delimiter(text: str) -> str:
+    """A comma, or what spreadsheets write where a comma is the decimal sign."""
+    header = text.lstrip().partition("\n")[0]
+    return next((one for one in ",;\t" if one in header), ",")
+
+
 def _csv(text: str, path: Path) -> Iterator[Record]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=_delimiter(text))
     header: list[str] | None = None
     limit = csv.field_size_limit(LONGEST_FIELD)
     line = 1
