@@ -54,6 +54,9 @@ FUNCTIONS = {
 }
 
 
+INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
 class _Imported(Mapping[str, Any]):
     """The commands by name, each imported when it is looked up."""
 
@@ -138,6 +141,11 @@ def main(command: typer.Typer = app) -> None:
             raise
         typer.echo(f"error: {advice}", err=True)
         sys.exit(1)
+    if code == INTERRUPTED:
+        typer.echo(
+            "error: stopped; what is finished is kept: give the same command again to go on",
+            err=True,
+        )
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -345,6 +345,18 @@ def test_a_wrong_or_missing_option_is_one_line(
     assert expected in said or expected in said.replace("Did", "did")
 
 
+def test_an_interrupt_is_one_line(
+    spillover: Spillover, prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object, **_options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LanguageModel, "load", interrupted)
+    given = ("--concept", CONCEPT, "--prompts", prompts, "--no-timing")
+    code, _, said = spillover("deflect", shipped(), *given)
+    assert code == 130 and said.splitlines()[-1].startswith("error: stopped; what is finished")
+
+
 def test_no_argument_is_help_and_help_is_no_error(spillover: Spillover) -> None:
     for words, expected in (
         ((), 2),
