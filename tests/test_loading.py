@@ -142,6 +142,21 @@ def test_an_adapter_with_new_tokens_brings_them_along(
         torch.testing.assert_close(logits(lm), adapted(input_ids=IDS).logits, atol=1e-4, rtol=0)
 
 
+def test_an_adapter_of_the_hub_is_loaded_by_its_name(
+    checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's cache stands for the hub."""
+    place = tmp_path / "models--user--adapter"
+    snapshot = place / "snapshots" / "abc"
+    wanted = save_adapter(checkpoint_of("qwen2"), snapshot, target_modules=["q_proj"])
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("abc", encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    lm = LanguageModel.load("user/adapter")
+    torch.testing.assert_close(logits(lm), wanted, atol=1e-4, rtol=0)
+    assert lm.model.name_or_path == "user/adapter"
+
+
 def test_an_adapter_of_another_task_is_refused(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     scores = AutoModelForSequenceClassification.from_pretrained(checkpoint_of("qwen2"))
     config = LoraConfig(r=4, target_modules=["q_proj"], task_type="SEQ_CLS")

@@ -58,6 +58,8 @@ def load_merged(
         with parsed_once():
             model = dequantised(folder, dtype, partial(_load_whole, options=options))
             return model, load_tokenizer(folder.parent, options)
+    if not folder.exists():
+        folder = _adapter_of_hub(str(source), options) or folder
     if not (folder / "adapter_config.json").is_file():
         return _load_whole(source, dtype, options), load_tokenizer(source, options)
     base = adapter_base(folder)
@@ -74,8 +76,33 @@ def load_merged(
     # An adapter trained on top of this one names this folder as its base, not the original base.
     model.name_or_path = str(source)
     if (folder / "tokenizer_config.json").is_file():
-        tokenizer = load_tokenizer(source, options)
+        tokenizer = load_tokenizer(folder, options)
     return model, tokenizer
+
+
+def _adapter_of_hub(name: str, options: Mapping[str, Any]) -> Path | None:
+    """The downloaded folder of an adapter on the hub; None for anything else."""
+    from huggingface_hub import snapshot_download
+
+    revision = options.get("revision")
+    if _hub_file(name, "adapter_config.json", revision) is None:
+        return None
+    return Path(snapshot_download(name, revision=revision, allow_patterns=ADAPTER_FILES))
+
+
+def _hub_file(source: str | Path, name: str, revision: str | None) -> str | None:
+    """The path of one file of a model, here or on the hub; None if there is none."""
+    from transformers.utils.hub import cached_file
+
+    found: str | None = cached_file(
+        source,
+        name,
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return found
 
 
 def _load_whole(source: str | Path, dtype: torch.dtype | str, options: Mapping[str, Any]) -> Any:
@@ -125,6 +152,11 @@ def _load_whole(source: str | Path, dtype: torch.dtype | str, options: Mapping[s
 
 
 POINTER = b"version https://git-lfs"  # how a file begins that Git LFS has not fetched
+# Not the checkpoints and optimizer states that lie next to them.
+ADAPTER_FILES = (
+    "adapter_*", "tokenizer*", "added_tokens*", "special_tokens*", "vocab*", "merges.txt",
+    "chat_template*",
+)  # fmt: skip
 MODEL_CLASSES = ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM")
 
 
@@ -136,18 +168,10 @@ def _fits(kind: Any, config: Any) -> bool:
 def load_tokenizer(source: str | Path, options: Mapping[str, Any]) -> Any:
     """The tokenizer, with the chat template that multimodal checkpoints keep with the processor."""
     from transformers import AutoTokenizer
-    from transformers.utils.hub import cached_file
 
     tokenizer = AutoTokenizer.from_pretrained(source, **options)
     if not tokenizer.chat_template:
-        file = cached_file(
-            source,
-            "chat_template.json",
-            revision=options.get("revision"),
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
+        file = _hub_file(source, "chat_template.json", options.get("revision"))
         if file is not None:
             text = json.loads(Path(file).read_text(encoding="utf-8"))
             tokenizer.chat_template = text.get("chat_template")
