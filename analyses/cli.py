@@ -141,7 +141,7 @@ def main(command: typer.Typer = app) -> None:
             raise
         typer.echo(f"error: {advice}", err=True)
         sys.exit(1)
-    if code == INTERRUPTED:
+    if isinstance(code, int) and code == INTERRUPTED:
         typer.echo(
             "error: stopped; what is finished is kept: give the same command again to go on",
             err=True,

@@ -410,24 +410,11 @@ def test_a_padding_token_that_the_model_does_not_know_is_refused(llama: Language
         _ = given.checked
 
 
-def test_a_template_with_tokens_that_the_model_does_not_know_is_refused(
-    llama: LanguageModel,
-) -> None:
-    tokenizer = copy.deepcopy(llama.tokenizer)
-    tokenizer.add_special_tokens({"extra_special_tokens": ["<|turn|>"]})
-    tokenizer.chat_template = "<|turn|>" + tokenizer.chat_template
-    small = copy.deepcopy(llama.model)
-    small.resize_token_embeddings(tokenizer.convert_tokens_to_ids("<|turn|>"))
-    given = replace(llama, model=small, tokenizer=tokenizer, chat=Chat(tokenizer))
-    with pytest.raises(ModelError, match=r"its chat template writes '<\|turn\|>', which is token"):
-        _ = given.checked
-
-
 def test_logits_that_are_no_numbers_are_refused(llama: LanguageModel) -> None:
     damaged = copy.deepcopy(llama.model)
     with torch.no_grad():
         damaged.get_input_embeddings().weight.fill_(torch.nan)
-    with pytest.raises(ModelError, match=r"logits that are not numbers .*--dtype float32"):
+    with pytest.raises(ModelError, match=r"logits that are not numbers .*in float32"):
         _ = replace(llama, model=damaged).checked
 
 

@@ -53,7 +53,7 @@ def check_model(lm: LanguageModel) -> SelfCheck:
 
     Raises:
         ModelError: the model does not run on a short prompt, not twice with the same logits, its
-            logits are NaN, or its prompts hold a token that it does not know.
+            logits are NaN, or it pads with a token that it does not know.
     """
     offloaded = any(hasattr(module, "_hf_hook") for module in lm.model.modules())
     if not offloaded and any(parameter.is_meta for parameter in lm.model.parameters()):
@@ -61,7 +61,7 @@ def check_model(lm: LanguageModel) -> SelfCheck:
     short, other, long = some_prompts(lm)
     with undisturbed(lm.model), probing():
         first = _first_forward(lm, short)
-        _require_tokens(lm)
+        _require_padding(lm)
         found = _check(lm, short, other, long)
         _require_repetition(lm, short, first, found.limit)
     return found
@@ -81,7 +81,7 @@ def _first_forward(lm: LanguageModel, row: Ids) -> Seen:
     if seen.logits.isnan().any():
         raise ModelError(
             f"{lm.name} gives logits that are not numbers (NaN) on a prompt of {SHORT} tokens; its "
-            f"weights are damaged, or too large for {_dtype(lm)}: try --dtype float32"
+            f"weights are damaged, or too large for {_dtype(lm)}; give the checkpoint in float32"
         )
     return seen
 
@@ -139,25 +139,16 @@ def _require_repetition(lm: LanguageModel, row: Ids, first: Seen, limit: float) 
         )
 
 
-def _require_tokens(lm: LanguageModel) -> None:
+def _require_padding(lm: LanguageModel) -> None:
     try:
         embeddings = getattr(lm.model.get_input_embeddings(), "num_embeddings", None)
     except (AttributeError, NotImplementedError):  # not every model has or names its embeddings
         return
-    if embeddings is None:
-        return
-    has = f"{lm.name} has {embeddings} token embeddings, but its"
-    pad, highest = lm.chat.pad_id, max(lm.chat.encode("a").ids)
-    if pad >= embeddings:
+    pad = lm.chat.pad_id
+    if embeddings is not None and pad >= embeddings:
         raise ModelError(
-            f"{has} tokenizer pads with token {pad}; set the tokenizer's pad_token to a token that "
-            "the model knows"
-        )
-    if highest >= embeddings:
-        raise ModelError(
-            f"{has} chat template writes {lm.tokenizer.decode([highest])!r}, which is token "
-            f"{highest}; give the tokenizer that the model was trained with, or another template "
-            "with --chat-template"
+            f"{lm.name} has {embeddings} token embeddings, but its tokenizer pads with token {pad}"
+            "; set the tokenizer's pad_token to a token that the model knows"
         )
 
 
