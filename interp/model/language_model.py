@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 BEHAVIOUR = ("checked", "shortcuts")
 SMALLER = (
     "stop other programs on this device, choose another with --device, or load a smaller model or "
-    "one in fewer bits (--dtype bfloat16)"
+    "a checkpoint of it in fewer bits, such as bfloat16"
 )
 
 
