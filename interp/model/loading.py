@@ -87,7 +87,7 @@ def _adapter_of_hub(name: str, options: Mapping[str, Any]) -> Path | None:
     revision = options.get("revision")
     if _hub_file(name, "adapter_config.json", revision) is None:
         return None
-    return Path(snapshot_download(name, revision=revision, allow_patterns=ADAPTER_FILES))
+    return Path(snapshot_download(name, revision=revision, allow_patterns=list(ADAPTER_FILES)))
 
 
 def _hub_file(source: str | Path, name: str, revision: str | None) -> str | None:
