@@ -272,6 +272,12 @@ def test_a_model_of_another_kind_is_refused_by_name(
     AutoConfig.for_model("t5").save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError, match="is a t5 model, of which transformers has no causal"):
         LanguageModel.load(tmp_path / "model")
+    folder = tmp_path / "classifier"
+    shutil.copytree(checkpoint_of("llama"), folder)
+    config = AutoConfig.from_pretrained(folder, tie_word_embeddings=True)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    with pytest.raises(ModelError, match="is a LlamaForSequenceClassification; give the language"):
+        LanguageModel.load(folder)
 
 
 def test_weights_of_eight_bits_are_computed_in_bfloat16(

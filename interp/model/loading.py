@@ -120,6 +120,10 @@ def _load_whole(source: str | Path, dtype: torch.dtype | str, options: Mapping[s
             f"{source} is a {config.model_type} model, of which transformers has no causal "
             "language model; give a decoder-only language model"
         )
+    built = getattr(config, "architectures", None) or []
+    if built and all(one.endswith(("Classification", "QuestionAnswering")) for one in built):
+        # With tied embeddings no weight would be missing.
+        raise ModelError(f"{source} is a {built[0]}; give the language model that it was made from")
     stored = getattr(config, "dtype", None)
     if dtype == "auto" and stored is not None and getattr(stored, "itemsize", 2) == 1:
         dtype = "bfloat16"  # nothing computes in plain 8-bit floats
