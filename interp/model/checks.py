@@ -80,8 +80,8 @@ def _first_forward(lm: LanguageModel, row: Ids) -> Seen:
         ) from error
     if seen.logits.isnan().any():
         raise ModelError(
-            f"{lm.name} gives logits that are not numbers (NaN) on a prompt of {SHORT} tokens; its "
-            f"weights are damaged, or too large for {_dtype(lm)}; give the checkpoint in float32"
+            f"{lm.name} gives NaN as logits: its weights hold NaN, or its states are too large for "
+            f"{_dtype(lm)}; give another checkpoint, or this one in float32"
         )
     return seen
 
