@@ -143,7 +143,7 @@ def main(command: typer.Typer = app) -> None:
         sys.exit(1)
     if isinstance(code, int) and code == INTERRUPTED:
         typer.echo(
-            "error: stopped; what is finished is kept: give the same command again to go on",
+            "error: stopped by Ctrl-C; finished results are kept, and the same command goes on",
             err=True,
         )
     sys.exit(code if isinstance(code, int) else 0)

@@ -354,7 +354,7 @@ def test_an_interrupt_is_one_line(
     monkeypatch.setattr(LanguageModel, "load", interrupted)
     given = ("--concept", CONCEPT, "--prompts", prompts, "--no-timing")
     code, _, said = spillover("deflect", shipped(), *given)
-    assert code == 130 and said.splitlines()[-1].startswith("error: stopped; what is finished")
+    assert code == 130 and said.splitlines()[-1].startswith("error: stopped by Ctrl-C; finished")
 
 
 def test_no_argument_is_help_and_help_is_no_error(spillover: Spillover) -> None:
