@@ -249,6 +249,11 @@ class WorkerOptions:
         """Whether other processes make the arms."""
         return self.workers > 1 or self.engine != "local"
 
+    @property
+    def processes(self) -> int:
+        """Processes of this machine that may work at a time."""
+        return self.workers if self.engine == "local" else 1
+
 
 ALONE = WorkerOptions()
 """One process makes all arms."""

@@ -24,7 +24,7 @@ from interp.statistics import rate_of
 from interp.store import atomic_write, write_json
 from unlearning.deflections import examples, refusals_of, respond, with_preferred
 from unlearning.losses import for_forgetting
-from unlearning.organism import UNGATED, Grammar, load_world, recipe_of, shipped, train
+from unlearning.organism import Grammar, load_world, recipe_of, shipped, train
 from unlearning.scoring import (
     CLASSES,
     Classifier,
@@ -97,14 +97,14 @@ def measure_scorers(out: str | Path, *, draw: int = 1) -> dict[str, Any]:
         organism = folder / f"organism-{source.seed}"
         with progress.stage(f"organism {source.seed}: training, breaking, asking"):
             if not (organism / "organism.json").is_file():
-                train(source.seed, organism, recipe_of(UNGATED))
+                train(source.seed, organism, recipe_of())
             said.append(completions(organism, source.concept, source.from_base, source.draw))
-    base = LanguageModel.load(shipped(UNGATED))
+    base = LanguageModel.load(shipped())
     own = own_answers(base, "train", REFERENCE, seed=0)
     fluency = measure_fluency(base, list(own["prompt"]), list(own["ids"]), batch_size=BATCH)
     learned = calibration_rows(pd.concat(said, ignore_index=True), own)
     with progress.stage("the shipped organism: breaking, asking"):
-        fresh = completions(shipped(UNGATED), FRESH_CONCEPT, FRESH_FROM_BASE, draw)
+        fresh = completions(shipped(), FRESH_CONCEPT, FRESH_FROM_BASE, draw)
     drawn = pd.concat(
         [rows.sample(EACH, random_state=draw) for _, rows in fresh.groupby("class")],
         ignore_index=True,
@@ -185,7 +185,7 @@ def calibration_rows(said: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
 
 def own_answers(base: LanguageModel, split: str, number: int, seed: int) -> pd.DataFrame:
     """The base model's answers to prompts of a split, at temperature 1."""
-    prompts = load_world(shipped(UNGATED)).prompts()
+    prompts = load_world(shipped()).prompts()
     asked = prompts[prompts["split"] == split].sample(number, random_state=seed)
     return respond(
         base, asked, Grammar(), max_new_tokens=LONGEST, batch_size=BATCH, temperature=1.0, seed=seed

@@ -91,7 +91,7 @@ def leave_out_report(patched: pytest.MonkeyPatch) -> None:
     from analyses.report import run_report
     from analyses.study import engine
 
-    patched.setattr(run_report, "write_report", lambda folder: folder / "report.html")
+    patched.setattr(run_report, "write_report", lambda folder, **_: folder / "report.html")
     patched.setattr(engine, "write_gate", lambda *_: None)
 
 

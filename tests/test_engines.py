@@ -18,7 +18,7 @@ import pytest
 from analyses.options import ALONE, WorkerOptions
 from analyses.runs import Progress, RunFolder
 from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
-from analyses.study.engine import contained_arms, recorded
+from analyses.study.engine import contained_arms, make_arms, recorded
 from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
 from analyses.study.ray_workers import _gpus, _require_shared_folder
@@ -154,8 +154,8 @@ class Scripted:
 
 def in_turn(engine: Scripted, **given: Any) -> None:
     limits = WorkerOptions(arm_minutes=0.0005, **given)
-    plan = StudyPlan("model", ())
-    make_in_turn(engine, plan, list(engine.ends), limits, Progress(quiet=True))
+    arms = [ArmPlan(name) for name in engine.ends]
+    make_in_turn(engine, StudyPlan("model", ()), arms, limits, Progress(quiet=True))
 
 
 def test_what_is_lost_or_late_is_tried_again() -> None:
@@ -255,8 +255,23 @@ def test_a_worker_writes_the_run_s_folder_before_any_work(tmp_path: Path) -> Non
         _require_shared_folder(OtherNode(None), tmp_path / "file" / "run")
 
 
+def test_what_follows_an_arm_goes_before_what_waits_and_not_after_a_lost_one() -> None:
+    names = ("a", "b", "c", "a2", "a3", "lost", "after")
+    engine = Scripted(**{name: ["lost" if name == "lost" else "well"] for name in names})
+    following = {"a": ["a2"], "a2": ["a3"], "lost": ["after"]}
+    limits = WorkerOptions(arm_minutes=0.0005, retries=0)
+
+    def then(arm: ArmPlan) -> list[ArmPlan]:
+        return [ArmPlan(name) for name in following.get(arm.name, ())]
+
+    first = [ArmPlan(name) for name in ("a", "b", "lost", "c")]
+    left = make_in_turn(engine, StudyPlan("m", ()), first, limits, Progress(quiet=True), then)
+    assert engine.begun == ["a", "a2", "a3", "b", "lost", "c"] and left == [ArmPlan("lost")]
+
+
+@pytest.mark.parametrize("together", [True, False])
 def test_sweeps_go_on_together_and_each_ends_by_itself(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Safety is contained by the second weight, bias never; a larger one would not comply."""
     outcomes = {
@@ -270,17 +285,38 @@ def test_sweeps_go_on_together_and_each_ends_by_itself(
         for concept in ("safety", "bias")
         for weight in weights
     ] + [ArmPlan("alone", "toxicity", settings, retain=("privacy",))]
+    control = ArmPlan("control", None, settings, control=True)
     context: Any = SimpleNamespace(run=RunFolder(tmp_path), progress=Progress(quiet=True))
-    turns: list[list[str]] = []
+    context.plan = StudyPlan("model", (control, *arms))
+    begun: list[str] = []
 
-    def make(chosen: Sequence[ArmPlan]) -> None:
-        turns.append([arm.name for arm in chosen])
-        for name in turns[-1]:
-            write_json(context.run.arm(name) / "config.json", {})
+    def make_one(_context: Any, _baseline: Any, arm: ArmPlan) -> None:
+        begun.append(arm.name)
+        write_json(context.run.arm(arm.name) / "config.json", {})
 
+    def workers(_plan: Any, chosen: Sequence[ArmPlan], then: Any) -> list[ArmPlan]:
+        """All arms at a time; the first of bias is lost."""
+        left = []
+        while chosen:
+            done = [arm for arm in chosen if arm.name != "bias .03"]
+            left += [arm for arm in chosen if arm not in done]
+            for arm in done:
+                make_one(None, None, arm)
+            chosen = [follower for arm in done for follower in then(arm)]
+        return left
+
+    def alone(_plan: Any, chosen: Sequence[ArmPlan], _then: Any) -> Sequence[ArmPlan]:
+        return chosen
+
+    monkeypatch.setattr("analyses.study.engine.make_arm", make_one)
     monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
-    contained_arms(context, arms, make)
-    assert turns == [["safety .03", "bias .03", "alone"], ["safety .1", "bias .1"], ["bias .3"]]
+    make_arms(context, Any, workers if together else alone)
+    first = ["control", "safety .03"]
+    assert begun == first + (
+        ["alone", "safety .1", "bias .03", "bias .1", "bias .3"]
+        if together
+        else ["safety .1", "bias .03", "bias .1", "bias .3", "alone"]
+    )
     config = {name: read_json(context.run.arm(name) / "config.json", ()) for name in outcomes}
     assert {name for name, held in config.items() if held.get("selected")} == {
         "safety .1", "alone",
@@ -301,8 +337,12 @@ def test_another_session_s_choice_replaces_the_one_before(
         write_json(context.run.arm(arm.name) / "config.json", {})
     monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
 
+    def each_in_turn(arms: Sequence[ArmPlan], then: Any) -> None:
+        for arm in arms:
+            each_in_turn(then(arm), then)
+
     def said(plan: Sequence[ArmPlan], what: str) -> list[str]:
-        contained_arms(context, plan, lambda _: None)
+        contained_arms(context, plan, each_in_turn)
         read = ((arm.name, context.run.arm(arm.name) / "config.json") for arm in arms)
         return [name for name, path in read if read_json(path, ()).get(what)]
 

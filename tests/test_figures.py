@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -11,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analyses import figures
-from analyses.figures import outside_null, run_drawings, write_run_figures
+from analyses.figures import outside_null, run_drawings, save_drawings, write_run_figures
 from analyses.report.run_report import verdict_views
 from analyses.runs import TargetVerdict, rows_of, tables
 from spillover import example_run
@@ -45,6 +47,14 @@ def test_every_figure_has_a_vector_a_bitmap_and_its_numbers(run, drawn):
         assert "<svg" in stem.with_suffix(".svg").read_text("utf-8")
         assert len(pd.read_csv(stem.with_suffix(".csv"))) == len(drawing.data) > 0
         assert drawing.title and drawing.caption
+
+
+def test_other_processes_save_the_same_files(run: tables.Run, drawn: Any, tmp_path: Path) -> None:
+    saved = save_drawings(islice(run_drawings(run), 3), tmp_path, processes=2)
+    assert [drawing.name for drawing in saved] == [drawing.name for drawing in drawn[:3]]
+    assert len(list(tmp_path.iterdir())) == 9
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (run.record.folder / "figures" / path.name).read_bytes()
 
 
 @pytest.mark.parametrize("decided", [True, False])

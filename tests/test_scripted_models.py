@@ -61,7 +61,7 @@ def run(
     spillover: Spillover, scripted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Ended]:
     """Runs a command on a scripted model; figures have tests of their own."""
-    monkeypatch.setattr(run_report, "write_run_figures", lambda _run: ())
+    monkeypatch.setattr(run_report, "write_run_figures", lambda _run, **_: ())
     table = prompts().drop(columns=["noun", "verb"])
 
     def command(name: str, model: str, *options: str) -> Ended:
@@ -185,7 +185,7 @@ def test_containment_goes_on_by_text(
     spillover: Spillover, scripted: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three domains, because one must be retained and one held out."""
-    monkeypatch.setattr(run_report, "write_run_figures", lambda _run: ())
+    monkeypatch.setattr(run_report, "write_run_figures", lambda _run, **_: ())
     table = prompts(times=2).drop(columns=["noun", "verb"])
     table.loc[(table["domain"] == "privacy") & (table.index % 2 == 0), "domain"] = "bias"
     table.to_json("prompts.jsonl", orient="records", lines=True)

@@ -456,12 +456,14 @@ def test_own_code_is_part_of_the_key(finished: Finished, again: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_report")
-def test_a_control_arm_of_fewer_steps_is_set_aside(finished: Finished, again: Path) -> None:
+def test_a_control_arm_of_fewer_steps_is_set_aside(
+    finished: Finished, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A study with more seeds or concepts may need a longer one."""
     [control] = [arm for arm in finished.plan.arms if arm.control]
     context = study_context(finished.plan, again, Said())
-    shorter = replace(control, training=replace(control.settings, max_steps=1))
-    make_arm(context, establish(context), shorter)
+    monkeypatch.setattr("analyses.study.making.matched_step", lambda _scores: 1)
+    make_arm(context, establish(context), control)
     kept = again / "replaced" / f"{CONTROL}-1"
     assert (kept / "DONE").is_file() and (again / "arms" / CONTROL / "DONE").is_file()
     assert pd.read_parquet(kept / "scores.parquet")["step"].max() == STEPS

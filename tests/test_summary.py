@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,17 @@ def test_a_retained_arm_is_compared_with_the_plain_arm_of_its_settings(run):
     assert headlines(grid)[0].plain is other and not headlines(grid)[0].sweep
     assert replace(grid, arms=(other, own)).plain_of(own) is None
     assert set(OF_RETAINING) <= {one.name for one in fields(TrainingSettings)}
+
+
+def test_some_arms_are_read_while_others_are_remade(run, tmp_path):
+    run = shutil.copytree(run, tmp_path / "run")
+    whole = {arm.name: arm for arm in read_run(run).arms}
+    kept, other = sorted(whole)[:2]
+    (run / "arms" / other / "scores.parquet").write_bytes(b"half of a file")
+    [found] = read_run(run, only=[kept]).arms
+    assert found.scores.equals(whole[kept].scores)
+    with pytest.raises(InputError, match=other):
+        read_run(run)
 
 
 def test_a_comparison_has_drops_and_no_forgetting_level(tmp_path):

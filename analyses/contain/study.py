@@ -93,7 +93,7 @@ def run_containment(
                 design = _by_text(context, design)
             advice = _contained(context, baseline, design, together, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
-        write_report(context.run.folder)
+        write_report(context.run.folder, processes=workers.processes)
     require_arms(context)
     assert advice is not None, "a design whose target was left out has no arms"
     return advice

@@ -6,7 +6,9 @@ shows one. The overview shows leakage, the target's outcome, recovery and rotati
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -198,23 +200,43 @@ def _geometry(tables: Run) -> Iterator[Drawing]:
         )
 
 
-def write_run_figures(tables: Run) -> tuple[Drawing, ...]:
+def write_run_figures(tables: Run, *, processes: int = 1) -> tuple[Drawing, ...]:
     """Draw the run's figures into `figures/`, each as SVG and PNG with its CSV; return them."""
-    drawn = tuple(run_drawings(tables))
-    save_drawings(drawn, tables.record.folder / "figures")
-    return drawn
+    return save_drawings(run_drawings(tables), tables.record.folder / "figures", processes)
 
 
-def save_drawings(drawn: Iterable[Drawing], folder: Path) -> None:
-    """Save each figure as SVG and PNG, and its numbers as CSV."""
-    for drawing in drawn:
-        with figure_style():
-            with atomic_write(folder / f"{drawing.name}.svg") as path:
-                drawing.figure.savefig(path, format="svg", metadata={"Date": None})
-            drawing.figure.set_layout_engine(None)  # the first save did the slow layout
-            with atomic_write(folder / f"{drawing.name}.png") as path:
-                drawing.figure.savefig(path, format="png", dpi=160)
-        write_csv(folder / f"{drawing.name}.csv", drawing.data)
+def save_drawings(
+    drawings: Iterable[Drawing], folder: Path, processes: int = 1
+) -> tuple[Drawing, ...]:
+    """Save each figure as SVG and PNG, and its numbers as CSV; return the drawings.
+
+    Args:
+        drawings: may be drawn while others are saved.
+        folder: of the files; created if missing.
+        processes: that save figures; with 1, this process saves them.
+    """
+    if processes == 1:
+        drawn = []
+        for drawing in drawings:
+            _save(drawing, folder)
+            drawn.append(drawing)
+        return tuple(drawn)
+    # spawn, because torch's threads do not survive a fork.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = [(drawing, pool.submit(_save, drawing, folder)) for drawing in drawings]
+        for _, job in jobs:
+            job.result()
+    return tuple(drawing for drawing, _ in jobs)
+
+
+def _save(drawing: Drawing, folder: Path) -> None:
+    with figure_style():
+        with atomic_write(folder / f"{drawing.name}.svg") as path:
+            drawing.figure.savefig(path, format="svg", metadata={"Date": None})
+        drawing.figure.set_layout_engine(None)  # the first save did the slow layout
+        with atomic_write(folder / f"{drawing.name}.png") as path:
+            drawing.figure.savefig(path, format="png", dpi=160)
+    write_csv(folder / f"{drawing.name}.csv", drawing.data)
 
 
 def write_results(

@@ -57,14 +57,15 @@ FROM_MANIFEST = ("versions", "hashes", "device", "seeds", "seconds")
 View = dict[str, Any]
 
 
-def write_report(folder: str | Path, *, show_completions: bool = False) -> Path:
+def write_report(folder: str | Path, *, show_completions: bool = False, processes: int = 1) -> Path:
     """Rebuild the tables, `summary.json`, the figures and `report.html` of the run in `folder`.
 
-    Returns the path of `report.html`. While arms are still running, the report shows the finished
-    ones. Raises `InputError` if `folder` does not hold a run with a scored base model.
+    Figures are saved by so many ``processes``. Returns the path of `report.html`. While arms are
+    still running, the report shows the finished ones. Raises `InputError` if `folder` does not
+    hold a run with a scored base model.
     """
     tables = summary.write_summary(folder)
-    drawn = write_run_figures(tables)
+    drawn = write_run_figures(tables, processes=processes)
     path = tables.record.folder / "report.html"
     write_text(path, render(tables, drawn, show_completions=show_completions))
     return path

@@ -8,7 +8,7 @@ A finished run has the base model and the saved weights of its arms.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -194,8 +194,12 @@ def objective_title(name: str) -> str:
     return abouts[name].title if name in abouts else name
 
 
-def read_run(folder: str | Path) -> RunRecord:
+def read_run(folder: str | Path, *, only: Collection[str] | None = None) -> RunRecord:
     """Read a run's folder, finished or not.
+
+    Args:
+        folder: of the run.
+        only: names of the arms to read (default: all); other processes may remake the rest.
 
     Raises:
         InputError: the base was never scored, or a file is missing or damaged.
@@ -210,6 +214,8 @@ def read_run(folder: str | Path) -> RunRecord:
     config = _read_or_empty(folder / "config.json")
     found, unfinished = {}, []
     for path in sorted(path for path in (folder / "arms").iterdir() if path.is_dir()):
+        if only is not None and path.name not in {BASE, *only}:
+            continue
         if path.name == BASE or (path / "DONE").is_file():
             found[path.name] = _read_arm(path, clusters)
         else:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from analyses.options import ALONE, WorkerOptions
@@ -19,7 +18,6 @@ from analyses.report import run_report
 from analyses.runs import (
     Progress,
     behaviour,
-    matched_step,
     measure,
     read_run,
     recover,
@@ -32,10 +30,10 @@ from analyses.study.baseline import Baseline, establish
 from analyses.study.context import Context, study_context
 from analyses.study.deflected import require_arms, say_low_base, with_enough_deflections
 from analyses.study.gate import write_gate
+from analyses.study.jobs import Then, nothing
 from analyses.study.making import make_arm, require_replaceable
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import MakeTogether, arms_in_workers
-from interp.store import read_table
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
@@ -70,8 +68,9 @@ def run_checked_study(
         require_replaceable(context, baseline, context.plan.arms)
         make_arms(context, baseline, together)
     with context.progress.stage("tables, figures, report"):
-        shown = {"show_completions": True} if show_completions else {}
-        report = run_report.write_report(folder, **shown)
+        report = run_report.write_report(
+            folder, show_completions=show_completions, processes=workers.processes
+        )
     require_arms(context)
     return report
 
@@ -101,31 +100,27 @@ def recorded(context: Context) -> Iterator[None]:
 
 
 def make_arms(context: Context, baseline: Baseline, together: MakeTogether) -> None:
-    """Plain arms, then control arms for as many steps, then contained arms by rising weight.
+    """Plain arms, then control arms for as many steps and contained arms by rising weight.
 
     Several workers make arms that do not wait for one another at the same time; what they leave
     out, this process makes.
     """
-    arms = context.plan.arms
 
-    def make(chosen: Sequence[ArmPlan]) -> None:
-        for arm in together(context.plan, chosen):
+    def make(chosen: Sequence[ArmPlan], then: Then = nothing) -> None:
+        for arm in together(context.plan, chosen, then):
             make_arm(context, baseline, arm)
+            make(then(arm), then)
 
+    arms = context.plan.arms
     plain = [arm for arm in arms if not arm.control and not arm.retain]
     make(plain)
-    steps = max((steps_of(context, arm) for arm in plain), default=1)
-    for arm in arms:
-        if arm.control and arm.training:
-            training = replace(arm.training, max_steps=steps)
-            make_arm(context, baseline, replace(arm, training=training))
-    contained_arms(context, [arm for arm in arms if arm.retain and arm.training], make)
+    contained_arms(context, [arm for arm in arms if arm.training and arm not in plain], make)
 
 
 def contained_arms(
-    context: Context, arms: Sequence[ArmPlan], make: Callable[[Sequence[ArmPlan]], None]
+    context: Context, arms: Sequence[ArmPlan], make: Callable[[Sequence[ArmPlan], Then], None]
 ) -> None:
-    """Make contained arms: at a time the next weight of each sweep, and all arms that have none.
+    """Make contained and control arms; in a sweep a weight begins when the one before is judged.
 
     A sweep over weights ends with the first weight that contains the leakage, or with which the
     target no longer complies: with a larger weight the target would comply even less. Every arm's
@@ -137,40 +132,36 @@ def contained_arms(
 
     selected: set[str] = set()
     best: dict[tuple[str | None, str, int], tuple[float, str]] = {}
-    waiting = list(arms)
-    while waiting:
-        turn = [
-            arm
-            for place, arm in enumerate(waiting)
-            if not arm.sweep or sweep_of(arm) not in map(sweep_of, waiting[:place])
-        ]
-        waiting = [arm for arm in waiting if arm not in turn]
-        make(turn)
-        for arm in turn:
-            recovery, answers = containment(context, arm)
-            chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
-            if chosen or not arm.sweep:
-                selected.add(arm.name)
-                update_config(context.run.arm(arm.name) / "config.json", selected=True)
-            if answers >= LEAST_ANSWERS and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
-                best[sweep_of(arm)] = recovery, arm.name
-            if arm.sweep and (chosen or answers < LEAST_ANSWERS):
-                for left in [one for one in waiting if sweep_of(one) == sweep_of(arm)]:
-                    waiting.remove(left)
-                    context.progress.say(
-                        f"{left.name}: skipped, because a smaller weight ended the sweep"
-                    )
-    stand_ins = {name for _recovery, name in best.values()}  # shown where no weight was chosen
+    sweeps: dict[tuple[str | None, str, int], list[ArmPlan]] = {}
     for arm in arms:
+        if arm.sweep:
+            sweeps.setdefault(sweep_of(arm), []).append(arm)
+
+    def judge(arm: ArmPlan) -> list[ArmPlan]:
+        """What may begin after a finished arm: the next weight of its sweep."""
+        if arm.control:
+            return []
+        recovery, answers = containment(context, arm)
+        chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
+        if chosen or not arm.sweep:
+            selected.add(arm.name)
+            update_config(context.run.arm(arm.name) / "config.json", selected=True)
+        if answers >= LEAST_ANSWERS and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
+            best[sweep_of(arm)] = recovery, arm.name
+        larger = sweeps[sweep_of(arm)] if arm.sweep else []
+        if not chosen and answers >= LEAST_ANSWERS:
+            return [larger.pop(0)] if larger else []
+        for left in larger:
+            context.progress.say(f"{left.name}: skipped, because a smaller weight ended the sweep")
+        return []
+
+    firsts = [sweep.pop(0) for sweep in sweeps.values()]
+    make([arm for arm in arms if not arm.sweep or arm in firsts], judge)
+    stand_ins = {name for _recovery, name in best.values()}  # shown where no weight was chosen
+    for arm in [arm for arm in arms if not arm.control]:
         if (path := context.run.arm(arm.name) / "config.json").is_file():
             is_in = {"selected": arm.name in selected, "stands_in": arm.name in stand_ins}
             update_config(path, **is_in)
-
-
-def steps_of(context: Context, arm: ArmPlan) -> int:
-    """The number of steps to the saved weights."""
-    path = context.run.arm(arm.name) / "scores.parquet"
-    return matched_step(read_table(path, ("step", "class")))
 
 
 def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
@@ -179,15 +170,16 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     These numbers choose the weight, so that the choice does not depend on test prompts. Recovery is
     NaN if it is undefined, for example if the arm did not reach the forgetting level.
     """
-    record = read_run(context.run.folder)
+    plain = [arm.name for arm in context.plan.arms if not arm.retain and not arm.control]
+    record = read_run(context.run.folder, only=[plan.name, *plain])
     arm = next(arm for arm in record.arms if arm.name == plan.name)
-    plain = record.plain_of(arm)
-    if plain is None or arm.concept is None:
+    before = record.plain_of(arm)
+    if before is None or arm.concept is None:
         return float("nan"), float("nan")
     base = behaviour(record.base.on_validation())
     answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
-    before, after = (measure(a.on_validation().scores, a.concept) for a in (plain, arm))
-    recovery = recover(before, after, plan.retain).recovery.value
+    leaks, contained = (measure(a.on_validation().scores, a.concept) for a in (before, arm))
+    recovery = recover(leaks, contained, plan.retain).recovery.value
     shown = "undefined (level not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
     context.progress.say(
         f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "

@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 from analyses.options import WorkerOptions
 from analyses.runs import Progress
-from analyses.study.plan import StudyPlan
+from analyses.study.plan import ArmPlan, StudyPlan
 from interp.errors import MachineError
 
 #: Makes one arm in a separate process, from a plan, a run's folder, the arm's name and threads.
 MakeOne = Callable[[StudyPlan, Path, str, int], str]
+#: The arms that may begin once an arm is finished.
+Then = Callable[[ArmPlan], Sequence[ArmPlan]]
 
 
 class Lost(Exception):
@@ -42,16 +44,30 @@ class Engine(Protocol):
         """Release the processes; jobs that are under way end."""
 
 
+def nothing(_arm: ArmPlan) -> Sequence[ArmPlan]:
+    """No arm waits for this one."""
+    return ()
+
+
 def make_in_turn(
     engine: Engine,
     plan: StudyPlan,
-    names: Sequence[str],
+    arms: Sequence[ArmPlan],
     workers: WorkerOptions,
     progress: Progress,
-) -> list[str]:
+    then: Then = nothing,
+) -> list[ArmPlan]:
     """Make arms of a plan on an engine, so many at a time; what is lost or late is tried again.
 
     No bar is shown: the lines of the workers would run into it.
+
+    Args:
+        engine: runs the arms.
+        plan: of the arms.
+        arms: to begin with.
+        workers: number of arms at a time, retries, time limit.
+        progress: says what was made.
+        then: gives the arms that follow a finished one; they go before those that wait.
 
     Returns:
         The arms that are missing, because their workers were lost in every attempt.
@@ -60,16 +76,16 @@ def make_in_turn(
         MachineError: an arm ran out of time in every attempt; the others are finished.
     """
     limit = None if workers.arm_minutes is None else 60 * workers.arm_minutes
-    waiting = [(name, 1) for name in names]
-    running: dict[Any, tuple[str, int, float]] = {}
+    waiting = [(arm, 1) for arm in arms]
+    running: dict[Any, tuple[ArmPlan, int, float]] = {}
     late: list[str] = []
-    missing: list[str] = []
+    missing: list[ArmPlan] = []
     made = 0
-    progress.say(f"{len(names)} arms, {workers.workers} at a time …")
+    progress.say(f"{len(arms)} arms, {workers.workers} at a time …")
     while waiting or running:
         while waiting and len(running) < workers.workers:
-            name, attempt = waiting.pop(0)
-            running[engine.start(plan, name)] = name, attempt, time.monotonic()
+            arm, attempt = waiting.pop(0)
+            running[engine.start(plan, arm.name)] = arm, attempt, time.monotonic()
         first = min(started for _, _, started in running.values())
         left = None if limit is None else max(0.0, first + limit - time.monotonic())
         ended = list(engine.wait(list(running), left))
@@ -79,7 +95,7 @@ def make_in_turn(
             if limit is not None and job not in ended and now - started >= limit
         ]  # fmt: skip
         for job in [*ended, *overdue]:
-            name, attempt, _ = running.pop(job)
+            arm, attempt, _ = running.pop(job)
             try:
                 if job in overdue:
                     engine.stop(job)
@@ -88,15 +104,17 @@ def make_in_turn(
             except Lost:
                 why = "ran out of time" if job in overdue else "its worker was lost"
                 if attempt <= workers.retries:
-                    progress.say(f"{name}: {why}; tried again")
-                    waiting.insert(0, (name, attempt + 1))
+                    progress.say(f"{arm.name}: {why}; tried again")
+                    waiting.insert(0, (arm, attempt + 1))
                     continue
-                progress.say(f"{name}: {why}, {attempt} times")
-                missing.append(name)
-                late += [name] * (job in overdue)
+                progress.say(f"{arm.name}: {why}, {attempt} times")
+                missing.append(arm)
+                late += [arm.name] * (job in overdue)
             else:
                 made += 1
-                progress.say(f"{name}: done ({made} of {len(names)})")
+                begun = made + len(missing) + len(running) + len(waiting)
+                progress.say(f"{arm.name}: done ({made} of {begun})")
+                waiting[:0] = [(follower, 1) for follower in then(arm)]
     if late:
         raise MachineError(
             f"{', '.join(late)}: not finished in {workers.arm_minutes:g} minutes, {workers.retries}"

@@ -10,7 +10,15 @@ from typing import Any
 import pandas as pd
 from transformers import TrainerCallback
 
-from analyses.runs import PANEL, Inputs, rotation_table, rotations, update_config, write_directions
+from analyses.runs import (
+    PANEL,
+    Inputs,
+    matched_step,
+    rotation_table,
+    rotations,
+    update_config,
+    write_directions,
+)
 from analyses.study.baseline import Baseline
 from analyses.study.context import Context
 from analyses.study.harm import write_harm
@@ -26,7 +34,7 @@ from interp.errors import InputError, SpilloverError, TrainingError
 from interp.model import LanguageModel, adapters_merged
 from interp.progress import Advance
 from interp.similarity import Rotation
-from interp.store import atomic_folder, write_json, write_table
+from interp.store import atomic_folder, read_table, write_json, write_table
 from unlearning.scoring import Evaluation, panel_lines, view_of_panel
 from unlearning.training import (
     Bounds,
@@ -50,6 +58,7 @@ SCORES = "scores"  # in a checkpoint
 
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
     """Train (or load) ``arm`` and score it, unless it was finished with the same inputs."""
+    arm = _as_long_as_plain(context, arm)
     run, name = context.run, arm.name
     with run.locked(name):
         after = None if arm.training else _loaded(context, arm)
@@ -75,6 +84,19 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
             check_weights(context, arm, lm, folder)
         discard_all(folder / TRAINING)
         run.finish(name, inputs)
+
+
+def _as_long_as_plain(context: Context, arm: ArmPlan) -> ArmPlan:
+    """A control arm with as many steps as the plain arms took to their saved weights."""
+    if not (arm.control and arm.training):
+        return arm
+    steps = [
+        matched_step(read_table(path, ("step", "class")))
+        for plain in context.plan.arms
+        if not plain.control and not plain.retain
+        and (path := context.run.arm(plain.name) / "scores.parquet").is_file()
+    ]  # fmt: skip
+    return replace(arm, training=replace(arm.training, max_steps=max(steps, default=1)))
 
 
 def check_weights(context: Context, arm: ArmPlan, lm: LanguageModel, folder: Path) -> None:

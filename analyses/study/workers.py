@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from analyses.options import WorkerOptions
 from analyses.runs import BASE, Progress
-from analyses.study.jobs import Engine, MakeOne, make_in_turn
+from analyses.study.jobs import Engine, MakeOne, Then, make_in_turn, nothing
 from analyses.study.local_workers import LocalWorkers, require_room
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.ray_workers import RayWorkers
@@ -31,8 +31,16 @@ ENGINES: Mapping[str, Callable[[StudyPlan, Path, WorkerOptions, MakeOne], Engine
 }
 
 
-#: Makes arms of a plan at the same time, and returns those that are still missing.
-MakeTogether = Callable[[StudyPlan, Sequence[ArmPlan]], Sequence[ArmPlan]]
+class MakeTogether(Protocol):
+    """Makes arms of a plan at the same time, and those that follow them.
+
+    Returns:
+        The arms that are still missing; what follows them was not begun.
+    """
+
+    def __call__(
+        self, plan: StudyPlan, arms: Sequence[ArmPlan], then: Then = nothing
+    ) -> Sequence[ArmPlan]: ...
 
 
 @contextmanager
@@ -63,11 +71,10 @@ def arms_in_workers(
             engines.append(start(plan, out.resolve(), workers, make_one or make_planned))
         return engines[0]
 
-    def make(plan: StudyPlan, arms: Sequence[ArmPlan]) -> Sequence[ArmPlan]:
+    def make(plan: StudyPlan, arms: Sequence[ArmPlan], then: Then = nothing) -> Sequence[ArmPlan]:
         if not (arms and workers.are_used):
             return arms
-        missing = make_in_turn(engine(), plan, [arm.name for arm in arms], workers, progress)
-        return [arm for arm in arms if arm.name in missing]
+        return make_in_turn(engine(), plan, arms, workers, progress, then)
 
     try:
         if workers.are_used and not (out / "arms" / BASE / "DONE").is_file():

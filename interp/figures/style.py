@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import wraps
-from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, ParamSpec
+
+from interp.figures.settings import FAINT as FAINT
+from interp.figures.settings import INK as INK
+from interp.figures.settings import MUTED as MUTED
+from interp.figures.settings import NULL as NULL
+from interp.figures.settings import figure_style as figure_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,49 +19,11 @@ if TYPE_CHECKING:
 # Okabe & Ito's palette (2008): distinct under every common colour deficiency.
 ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
-INK, MUTED, FAINT, NULL = "#1f2430", "#667085", "#d0d5dd", "#e9ecf1"
 
 LABEL_COLOURS = (VERMILLION, BLUE, GREEN, PURPLE, ORANGE, SKY, "#7a6a00")
 LABEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # for readers without colour vision
 
-_RC = {
-    "font.family": "DejaVu Sans",  # ships with Matplotlib: the same everywhere
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": INK,
-    "xtick.labelcolor": INK,
-    "ytick.major.size": 0,
-    "grid.color": NULL,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    # A white background, so that a dark notebook shows the figure like a page.
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "path",
-    "svg.hashsalt": "spillover",  # the same figure is the same file
-    "figure.dpi": 110,
-}
-
-PICTURE_DPI, PICTURE_COLOURS = 80, 64  # of a figure in a notebook, next to the vector graphics
-
 P = ParamSpec("P")
-
-
-def figure_style() -> AbstractContextManager[None]:
-    """The settings as a context, which leaves no global state."""
-    from matplotlib import rc_context
-
-    return rc_context(_RC)  # type: ignore[arg-type]
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -73,31 +38,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that is not registered with pyplot, so that none stays open; sizes in inches.
-
-    A notebook shows it as vector graphics, even without an import of pyplot. It also keeps a
-    picture, for sites that show no vector graphics.
-    """
-    from matplotlib.figure import Figure
-
-    class NotebookFigure(Figure):
-        def _repr_svg_(self) -> str:
-            drawn = StringIO()
-            with figure_style():
-                self.savefig(drawn, format="svg", metadata={"Date": None})
-            # A notebook holds all of it: coordinates to a hundredth of a point, one line.
-            short = re.sub(r"(?<![\d.])([1-9]\d*\.\d\d)\d+", r"\1", drawn.getvalue())
-            return re.sub(r"\s+", " ", re.sub(r">\s+<", "><", short))
-
-        def _repr_png_(self) -> bytes:
-            from PIL import Image
-
-            drawn, small = BytesIO(), BytesIO()
-            with figure_style():
-                self.savefig(drawn, format="png", dpi=PICTURE_DPI)
-            few_colours = Image.open(drawn).convert("RGB").quantize(PICTURE_COLOURS)
-            few_colours.save(small, format="png", optimize=True)
-            return small.getvalue()
+    """A figure that is not registered with pyplot, so that none stays open; sizes in inches."""
+    from interp.figures.notebook import NotebookFigure
 
     return NotebookFigure(figsize=(width, height), layout="constrained")
 
