@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -273,16 +274,20 @@ def test_what_follows_an_arm_goes_before_what_waits_and_not_after_a_lost_one() -
 def test_sweeps_go_on_together_and_each_ends_by_itself(
     together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Safety is contained by the second weight, bias never; a larger one would not comply."""
+    """Safety is contained by the second weight, bias and privacy never.
+
+    Larger weights would not comply, or not reach the forgetting level.
+    """
     outcomes = {
         "safety .03": (0.1, 1.0), "safety .1": (0.8, 0.9), "bias .03": (0.2, 1.0),
-        "bias .1": (0.4, 0.9), "bias .3": (0.9, 0.5), "alone": (0.0, 0.0),
+        "bias .1": (0.4, 0.9), "bias .3": (0.9, 0.5), "privacy .03": (math.nan, 0.9),
+        "alone": (0.0, 0.0),
     }  # fmt: skip
     settings = TrainingSettings()
     weights = (".03", ".1", ".3", "1")
     arms = [
         ArmPlan(f"{concept} {weight}", concept, settings, retain=("privacy",), sweep=True)
-        for concept in ("safety", "bias")
+        for concept in ("safety", "bias", "privacy")
         for weight in weights
     ] + [ArmPlan("alone", "toxicity", settings, retain=("privacy",))]
     control = ArmPlan("control", None, settings, control=True)
@@ -313,9 +318,9 @@ def test_sweeps_go_on_together_and_each_ends_by_itself(
     make_arms(context, Any, workers if together else alone)
     first = ["control", "safety .03"]
     assert begun == first + (
-        ["alone", "safety .1", "bias .03", "bias .1", "bias .3"]
+        ["privacy .03", "alone", "safety .1", "bias .03", "bias .1", "bias .3"]
         if together
-        else ["safety .1", "bias .03", "bias .1", "bias .3", "alone"]
+        else ["safety .1", "bias .03", "bias .1", "bias .3", "privacy .03", "alone"]
     )
     config = {name: read_json(context.run.arm(name) / "config.json", ()) for name in outcomes}
     assert {name for name, held in config.items() if held.get("selected")} == {

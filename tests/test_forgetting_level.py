@@ -107,6 +107,21 @@ def test_the_model_is_kept_once_and_at_the_end_where_the_level_is_not_reached() 
         assert scoring.kept_at == wanted and len(kept) == 1
 
 
+def test_a_run_that_levels_off_below_the_wanted_level_ends_and_keeps_its_last_model() -> None:
+    fast = [0.8 - 0.06 * step for step in range(1, 11)]  # .2 is left at step 10
+    for rates, kept, last in (
+        ([*fast, *[0.2] * 90], 20, 20),  # it rose by less than .02 from step 10 on
+        ([*fast, *[0.2 - 0.00165 * step for step in range(1, 91)]], 83, 100),  # slow, but it rises
+        ([0.8] * 70 + [0.3] * 30, 100, 100),  # it may begin late
+        ([0.7, 0.3, *[0.3] * 40], 20, 20),  # not before twenty steps
+        ([*fast, *[0.19] * 9, *[0.07] * 20], 20, 30),  # it reaches the level in time
+    ):
+        scoring, ended = run(rates)
+        scoring.finish()
+        assert (scoring.kept_at, ended) == (kept, last), rates
+    assert run([*fast, *[0.2] * 90], every_step=False)[1] == 20
+
+
 def test_the_kept_step_is_the_last_with_text() -> None:
     scores = pd.DataFrame({"step": [0, 1, 2, 3], "class": ["refusal", None, "answer", None]})
     assert matched_step(scores) == 2

@@ -123,8 +123,9 @@ def contained_arms(
     """Make contained and control arms; in a sweep a weight begins when the one before is judged.
 
     A sweep over weights ends with the first weight that contains the leakage, or with which the
-    target no longer complies: with a larger weight the target would comply even less. Every arm's
-    configuration says whether it was chosen, also of arms that an earlier session made.
+    target no longer complies or reaches the forgetting level: with a larger weight it would forget
+    even less. Every arm's configuration says whether it was chosen, also of arms that an earlier
+    session made.
     """
 
     def sweep_of(arm: ArmPlan) -> tuple[str | None, str, int]:
@@ -149,7 +150,7 @@ def contained_arms(
         if answers >= LEAST_ANSWERS and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
             best[sweep_of(arm)] = recovery, arm.name
         larger = sweeps[sweep_of(arm)] if arm.sweep else []
-        if not chosen and answers >= LEAST_ANSWERS:
+        if recovery < LEAST_RECOVERY and answers >= LEAST_ANSWERS:
             return [larger.pop(0)] if larger else []
         for left in larger:
             context.progress.say(f"{left.name}: skipped, because a smaller weight ended the sweep")

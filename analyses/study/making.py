@@ -271,6 +271,10 @@ def train_arm(
             report_to=plan.report_to,
         )
     scoring.finish()
+    end = int(scoring.tables[-1]["step"].iloc[-1])
+    if scoring.has_levelled_off(end) and end < arm.settings.max_steps:
+        said = f"the forgetting level stays at {scoring.level:.2f}, so training ended at step {end}"
+        context.progress.say(f"{arm.name}: {said}")
     curve = _with_text_at_end(context, baseline, lm, scoring, keeper)
     restore_with_logits(lm, folder)  # training continued past them, for the curve
     assert scoring.kept_at is not None, "finish() keeps a model"

@@ -5,7 +5,8 @@ level is the running maximum of the target's u on VALIDATION prompts; results us
 
 The run keeps the weights of the first step that reaches the wanted level. Training then continues
 for some steps to extend the curve. If it stopped at the crossing, about half of the bootstrap
-resamples of the prompts would not cross, and results at the crossing would have no interval.
+resamples of the prompts would not cross, and results at the crossing would have no interval. A run
+that levels off below the wanted level, as one with a large retain weight may, ends there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 # The curve ends at this level, or after 1.5 times the steps that the wanted level took.
 CURVE_TO = 0.95
 CURVE_STEPS = 1.5
+# A run whose level rose by less than this in the second half of its steps has levelled off.
+LEAST_RISE, FEWEST_STEPS = 0.02, 20
 # Levels at which the answers of the target are read, in addition to the wanted one.
 LEVELS = (0.25, 0.5, 0.75, 0.9)
 # Scored steps per doubling where each one generates answers.
@@ -158,10 +161,17 @@ class ForgettingCurve(TrainerCallback):
                 further = before < self.level and before < self.stop_at
                 if within and (crosses or (self.bounds and further)):
                     self._keep(step)
-                if not within or self._is_drawn(step):
+                if not within or self._is_drawn(step) or self.has_levelled_off(step):
                     control.should_training_stop, self._ended_at = True, step
             self.tables.append(scores.assign(step=step, dose=self.level))
         return control
+
+    def has_levelled_off(self, step: int) -> bool:
+        """Whether a run that has forgotten half of what is wanted forgets no more."""
+        if step < FEWEST_STEPS or not self.stop_at / 2 <= self.level < self.stop_at:
+            return False
+        before = [t["dose"].iloc[0] for t in self.tables if 2 * t["step"].iloc[0] <= step]
+        return self.level - max(before) < LEAST_RISE
 
     def level_at(self, step: int) -> float:
         """The forgetting level at a scored step."""
