@@ -50,6 +50,8 @@ def good_rows(draw: st.DrawFn) -> list[dict[str, Any]]:
         for name in {"pair", "source", "note"} & set(columns):
             row[name] = draw(st.sampled_from(["a", "b", "c", None]))
         rows.append(row)
+    harmful, benign = ({row["prompt"].strip() for row in rows[first::2]} for first in (0, 1))
+    assume(not harmful & benign)
     return rows
 
 

@@ -130,6 +130,7 @@ BAD_ROWS = {
     "empty prompt": ([HARMFUL, {**BENIGN, "prompt": " \n"}], "2: the prompt is empty"),
     "prompt that is no text": ([HARMFUL, {**BENIGN, "prompt": 3}], "no text"),
     "duplicate ids": ([{**HARMFUL, "id": "a"}, {**BENIGN, "id": "a"}], "1 and on .* 2"),
+    "both labels": ([HARMFUL, BENIGN, {**BENIGN, "prompt": HARMFUL["prompt"]}], "1 and benign on"),
     "unknown split": ([HARMFUL, {**BENIGN, "split": "dev"}], "unknown split .*validation"),
     "unknown kind": ([HARMFUL, {**BENIGN, "kind": "near"}], "unknown kind .*twin"),
     "kind on a harmful row": ([{**HARMFUL, "kind": "twin"}, BENIGN], "1: kind"),

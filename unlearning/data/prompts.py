@@ -192,9 +192,17 @@ def _checked(
     require_scalars(records, (*COLUMNS, "pair"), name)
     require_characters(records, name)
     identifiers: dict[str, str] = {}
+    labels: dict[str, Record] = {}
     for record in records:
         if problem := _problem(record.fields):
             raise InputError(f"{name}, {record.place}: {problem}")
+        text, label = record.fields["prompt"], record.fields["label"]
+        same = labels.setdefault(text.strip(), record)
+        if same.fields["label"] != label:
+            raise InputError(
+                f'{name}: "{brief(text)}" is {same.fields["label"]} on {same.place} and {label} on '
+                f"{record.place}; keep one of them"
+            )
         identifier = record.fields.get("id")
         if identifier is None:
             continue
