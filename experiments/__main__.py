@@ -110,15 +110,15 @@ def prompt_forecasts(
 def objectives(
     out: Annotated[Path, typer.Option(help="Folder of the runs, the table and the figure.")],
     model: Annotated[
-        str | None, typer.Option(help="Model organism (default: organism:ungated).")
+        str | None, typer.Option(help="Model organism (default: the packaged one).")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of objectives at a time.")] = 2,
 ) -> None:
     """Compare leakage between six losses: unlearn every domain with two seeds each."""
     from experiments.objectives import compare_objectives
-    from unlearning.organism import UNGATED, shipped
+    from unlearning.organism import shipped
 
-    found = compare_objectives(model or str(shipped(UNGATED)), out, workers=workers)
+    found = compare_objectives(model or str(shipped()), out, workers=workers)
     typer.echo(json.dumps(found, indent=2))
 
 

@@ -30,16 +30,15 @@ from unlearning.data import DOMAINS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Chosen on model organism 3, which is not reported, so that the targets reach the forgetting level.
-# RMU reached it only at a later layer and a larger rate, and at each of four settings the targets
-# gave degenerate answers.
+# Frozen on model organism 201, which is not reported: with the default rate the two sources shown
+# reach the forgetting level by complying, with RMU at layer 1 (the first of six settings tried).
 CHANGES: Mapping[str, Mapping[str, Any]] = {
     "npo": {},
     "gradient_ascent": {"options": {}},
     "sim_npo": {"options": {}},
     "dpo": {"options": {"beta": 0.5}},
     "fine_tuning": {"options": {}},
-    "rmu": {"options": {}, "layer": 1, "learning_rate": 1e-3},
+    "rmu": {"options": {}, "layer": 1},
 }
 SEEDS = (0, 1)
 # Shown in the figure.
