@@ -246,13 +246,23 @@ def _cells(matrices: Matrices, domains: Sequence[str]) -> pd.DataFrame:
 
 
 def _matrices(table: pd.DataFrame, domains: Sequence[str]) -> Matrices:
-    """The inverse of :func:`_cells`."""
-    found = {}
-    for (predictor, variant), rows in table.groupby(KEYS[:2], observed=True, sort=False):
-        wide = rows.pivot(index="source", columns="target", values="value")
-        wide = wide.reindex(index=list(domains), columns=list(domains))
-        found[str(predictor), str(variant)] = wide.to_numpy(dtype=np.float64)
-    return found
+    """The inverse of :func:`_cells`; a cell that ``table`` lacks is NaN.
+
+    Raises:
+        InputError: ``table`` has a cell twice.
+    """
+    if table.duplicated(KEYS).any():
+        raise InputError("a table of predictions has several values for one cell; expected one")
+    # One assignment for all: a matrix at a time, pandas needs seconds for a few thousand cells.
+    group = table.groupby(KEYS[:2], observed=True, sort=False).ngroup().to_numpy()
+    order = pd.Index(list(domains))
+    source, target = (order.get_indexer(table[name].astype(str)) for name in KEYS[2:])
+    known = (source >= 0) & (target >= 0)
+    names = table.drop_duplicates(KEYS[:2])
+    found = np.full((len(names), len(order), len(order)), np.nan)
+    found[group[known], source[known], target[known]] = table["value"].to_numpy(float)[known]
+    keys = zip(names["predictor"].astype(str), names["variant"].astype(str), strict=True)
+    return dict(zip(keys, found, strict=True))
 
 
 def _kinds(table: pd.DataFrame) -> dict[str, str]:
