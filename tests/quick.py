@@ -20,7 +20,7 @@ def save_empty(_figure: Figure, target: Any, **_options: Any) -> None:
 
 
 if __name__ == "__main__":
-    from analyses.cli import main
+    from spillover.__main__ import main
 
     Figure.savefig = save_empty  # type: ignore[assignment]
     main()

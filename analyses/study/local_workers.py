@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import multiprocessing
 import os
@@ -94,10 +95,12 @@ class LocalWorkers:
 
 
 def import_all() -> None:
-    """Import what an arm needs."""
+    """Import what an arm needs; no collection of garbage looks at it, nor that at the end."""
     from transformers import Trainer  # noqa: F401
 
     import analyses.study.making  # noqa: F401
+
+    gc.freeze()
 
 
 def use_device(number: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from unlearning.scoring import phrase_list
 from unlearning.scoring.classes import FineScorer, Scorer, Texts, spoken
+from unlearning.scoring.language import KEPT
 from unlearning.scoring.registry import scorer, take_no_argument
 from unlearning.scoring.rules import RULES, addressed, by_rule_in_english, plain
 
@@ -46,6 +48,7 @@ class Phrases(FineScorer):
         ]
 
 
+@lru_cache(maxsize=KEPT)
 def _class_of(prompt: str, response: str) -> str:
     """The class of an English answer; the prompt is in plain form."""
     text = spoken(response)
