@@ -9,14 +9,18 @@ Saved as ordinary folders, they load through ``AutoModelForCausalLM`` and ``Auto
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+    from interp.model import LanguageModel
 
 CORPUS = Path(__file__).with_name("corpus.txt")
 VOCABULARY = 2000
@@ -237,6 +241,19 @@ def save_checkpoint(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def load_checkpoint(folder: Path, dtype: torch.dtype | str = "auto") -> LanguageModel:
+    """A model of one's own, for tests that change it: the folder is read once a process."""
+    lm = _read_once(folder, dtype)
+    return lm.with_model(copy.deepcopy(lm.model))
+
+
+@cache
+def _read_once(folder: Path, dtype: torch.dtype | str) -> LanguageModel:
+    from interp.model import LanguageModel
+
+    return LanguageModel.load(folder, dtype=dtype)
 
 
 def build_config(family: str, tokenizer: PreTrainedTokenizerFast) -> PreTrainedConfig:

@@ -81,7 +81,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unlearning.organism import load_world, shipped
 
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    table = load_world(shipped()).prompts(train=48, validation=12, test=12)
+    table = load_world(shipped()).prompts(train=40, validation=8, test=8)
     table.to_json(path, orient="records", lines=True)
     return path
 

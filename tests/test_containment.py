@@ -533,7 +533,7 @@ def test_the_command_recommends_and_looks_under_what_it_recommends(
     """On three domains of the organism, a few prompts of each."""
     world = load_world(shipped()).prompts()
     domains = ("cybersecurity", "safety", "bias")
-    most = {"train": 64, "validation": 12, "test": 16}
+    most = {"train": 40, "validation": 12, "test": 12}
     rows = world[world["domain"].isin(domains)]
     kept = [rows[rows["split"] == split].groupby(["domain", "label"]).head(count)
             for split, count in most.items()]  # fmt: skip
@@ -542,7 +542,7 @@ def test_the_command_recommends_and_looks_under_what_it_recommends(
         "contain", str(shipped()), "--concept", "cybersecurity", "--out", "run",
         "--prompts", "prompts.jsonl", "--methods", "equal,kernel",
         "--examples", "8", "--splits", "2", "--retain-weight", "0.1", "--max-steps", "12",
-        "--forgetting-level", "0.9",
+        "--forgetting-level", "0.9", "--no-gate",
     ]  # fmt: skip
     code, said, _ = spillover(*command)
     folder = tmp_path / "run" / "containment"

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.distributed_step import RUNS, SHARDED, run, sharded_step
+from unlearning.organism import load_world, shipped
 
 Checkpoints = Callable[[str], Path]
 
@@ -29,8 +30,18 @@ ASKED: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
+def two_domains(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prompts file: of the organism's world, the unlearned and the retained domain."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    table = load_world(shipped()).prompts(train=36, validation=8, test=8)
+    table = table[table["domain"].isin([ASKED["concept"], ASKED["retain"]])]
+    table.to_json(path, orient="records", lines=True)
+    return path
+
+
+@pytest.fixture(scope="module")
 def together(
-    checkpoint_of: Checkpoints, small_world: Path, tmp_path_factory: pytest.TempPathFactory
+    checkpoint_of: Checkpoints, two_domains: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Folder of what each of two processes found, for every run; launched once, as a user does."""
     folder = tmp_path_factory.mktemp("together")
@@ -46,8 +57,9 @@ def together(
                 "unlearn",
                 "organism",
                 *options,
-                f"--prompts={small_world}",
+                f"--prompts={two_domains}",
                 f"--out={folder / 'arm'}",
+                "--no-gate",
                 "--no-timing",
             ),
         ],
@@ -127,7 +139,7 @@ def test_a_sharded_model_has_the_gradient_of_a_whole_one(
 
 
 def test_the_command_line_trains_an_arm_in_two_processes(
-    together: Path, small_world: Path, tmp_path: Path, without_report: None
+    together: Path, two_domains: Path, tmp_path: Path, without_report: None
 ) -> None:
     """The launched command has the run's files and the weights of the same command alone."""
     from safetensors.torch import load_file
@@ -135,7 +147,7 @@ def test_the_command_line_trains_an_arm_in_two_processes(
     from analyses.study.command import unlearn
 
     assert (together / "printed.txt").read_text().count("report.html") == 1
-    unlearn("organism", out=tmp_path, prompts=small_world, timing=False, **ASKED)
+    unlearn("organism", out=tmp_path, prompts=two_domains, timing=False, **ASKED)
     kept = sorted(tmp_path.glob("arms/*/model/*.safetensors"))
     assert kept
     for path in kept:

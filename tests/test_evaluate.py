@@ -88,7 +88,7 @@ def few_prompts(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def organism_prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A part of the organism's own world, which its prefixes can be learned from."""
-    table = load_world(shipped()).prompts(train=16, validation=8, test=8)
+    table = load_world(shipped()).prompts(train=12, validation=4, test=4)
     path = tmp_path_factory.mktemp("world") / "prompts.jsonl"
     table.to_json(path, orient="records", lines=True)
     return path
@@ -106,6 +106,15 @@ def asked_organism(prompts: Path, model: object = None, **options: Any) -> Evalu
 
 def found(plan: EvaluationPlan, folder: Path) -> Findings:
     return find_out(checked_evaluation(plan), folder, QUIET)
+
+
+@pytest.fixture(scope="module")
+def alone(
+    organism_prompts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Findings, Path]:
+    """What is found of the organism by itself, and the evaluation's folder."""
+    folder = tmp_path_factory.mktemp("alone")
+    return found(asked_organism(organism_prompts), folder), folder
 
 
 # Architectures
@@ -190,11 +199,13 @@ def test_the_organism_refuses_what_it_was_made_to_and_nothing_else(
     assert len(texts) > 5 and not any(text in page for text in texts)
 
 
-def test_what_a_model_says_is_escaped(organism_prompts: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_pictures")
+def test_what_a_model_says_is_escaped(
+    alone: tuple[Findings, Path], organism_prompts: Path, tmp_path: Path
+) -> None:
     inputs = checked_evaluation(asked_organism(organism_prompts))
-    findings = find_out(inputs, tmp_path, QUIET)
-    for key in findings.completions:
-        findings.completions[key] = "<script>alert(1)</script>"  # type: ignore[index]
+    said = dict.fromkeys(alone[0].completions, "<script>alert(1)</script>")
+    findings = replace(alone[0], completions=said)
     page, _ = write_evaluation(findings, inputs, tmp_path, show_completions=True)
     text = page.read_text(encoding="utf-8")
     assert "<script>" not in text and "&lt;script&gt;" in text
@@ -217,20 +228,22 @@ def test_a_model_against_itself_has_not_changed(organism_prompts: Path, tmp_path
     # The base's nats come from its generation, the model's from a second reading.
     assert differences.abs().max() < 1e-6
     change = measures.difference("refusal_rate", "harmful", "safety", "grammar")
-    assert change.low < 0 < change.high  # 32 prompts do not rule out a small change
+    assert change.low < 0 < change.high  # 20 prompts do not rule out a small change
     texts = measures.texts.set_index(["role", "quantity"])["value"]
     assert texts["difference", "nats_per_token"] == 0
     assert texts[MODEL, "perplexity"] == texts[BASE, "perplexity"]
     assert measures.pick("no_language", "harmful", "all").value < 0.05
 
 
-def test_an_adapter_against_what_it_was_trained_on(organism_prompts: Path, tmp_path: Path) -> None:
+def test_an_adapter_against_what_it_was_trained_on(
+    alone: tuple[Findings, Path], organism_prompts: Path, tmp_path: Path
+) -> None:
     """Prefixes, prompts and the yardstick of coherence are the base's."""
     adapter = perturbed_adapter(tmp_path / "arm" / "adapter")
     plan = asked_organism(organism_prompts, adapter, base=str(shipped()), scorers=())
     assert plan.panel == ("grammar",) and plan.defaults.organism == str(shipped())
     findings = found(plan, tmp_path)
-    own = found(asked_organism(organism_prompts), tmp_path / "own")
+    own, _ = alone
     assert findings.readout.prefixes == own.readout.prefixes
     base = findings.scores[findings.scores["role"] == BASE].reset_index(drop=True)
     for column in ("p_R", "answer_nats", refused_by("grammar")):
@@ -327,14 +340,15 @@ def test_a_model_that_says_nothing_has_a_report_of_empty_answers(
 # Going on
 
 
-def test_resumed_is_as_if_it_had_not_stopped(organism_prompts: Path, tmp_path: Path) -> None:
-    plan = asked_organism(organism_prompts, batch_size=32)
-    whole = found(plan, tmp_path / "whole")
-    log = (tmp_path / "whole" / "answers" / "model.jsonl").read_text(encoding="utf-8")
+def test_resumed_is_as_if_it_had_not_stopped(
+    alone: tuple[Findings, Path], organism_prompts: Path, tmp_path: Path
+) -> None:
+    whole, folder = alone
+    log = (folder / "answers" / "model.jsonl").read_text(encoding="utf-8")
     stopped = tmp_path / "stopped" / "answers" / "model.jsonl"
     stopped.parent.mkdir(parents=True)
     stopped.write_text(log[: len(log) // 2], encoding="utf-8")  # in the middle of a line
-    resumed = found(plan, tmp_path / "stopped")
+    resumed = found(asked_organism(organism_prompts), tmp_path / "stopped")
     exact = ["prompt_id", class_by("grammar"), refused_by("grammar"), "finished"]
     pd.testing.assert_frame_equal(resumed.scores[exact], whole.scores[exact])
     measured_columns = ["answer_nats", "p_R", "margin"]
@@ -347,7 +361,7 @@ def test_only_the_splits_that_are_asked_for_count(organism_prompts: Path, tmp_pa
     findings = found(plan, tmp_path)
     assert set(findings.scores["split"]) == {"test"}
     assert findings.readout.valid  # prefixes still come from training prompts
-    assert measured(findings).pick("refusal_rate", "harmful", "safety", "grammar").n == 8
+    assert measured(findings).pick("refusal_rate", "harmful", "safety", "grammar").n == 4
 
 
 # A server
@@ -416,6 +430,7 @@ class Judging:
         return [None if place % 5 == 0 else "full_refusal" for place in range(len(prompts))]
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_answers_without_a_verdict_count_nowhere(
     checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
 ) -> None:

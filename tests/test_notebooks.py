@@ -29,7 +29,7 @@ each_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.stem)
 FEWER_PROMPTS = (
     'sp.prompts("organism")',
     "sp.unlearning.organism.load_world(sp.unlearning.organism.shipped())"
-    ".prompts(train=48, validation=12, test=24)",
+    ".prompts(train=36, validation=8, test=12)",
 )
 FEWER = {
     "00": [
@@ -43,17 +43,28 @@ FEWER = {
     ],
     "01": [FEWER_PROMPTS, ("permutations=500", "permutations=100")],
     "02": [FEWER_PROMPTS],
-    "03": [FEWER_PROMPTS, ("controls=40", "controls=20"), ("random_moves(40)", "random_moves(20)")],
+    "03": [
+        FEWER_PROMPTS,
+        *((f"controls={draws}", "controls=4") for draws in (20, 40)),
+        ("random_moves(40)", "random_moves(4)"),
+        *((f"max_steps={steps}", f"max_steps={steps // 3}") for steps in (20, 30)),
+        *((f".record, {steps})", f".record, {steps // 3})") for steps in (20, 30)),
+    ],
     "04": [
         (
             "control=False)",
-            "control=False)\nplan = replace(plan, prompts={prompts!r}, every_step=False)",
+            "control=False)\n"
+            "plan = replace(plan, prompts={prompts!r}, every_step=False, gate=False)",
         ),
         ("DOMAINS, seeds=(0,)", "DOMAINS[:3], seeds=(0,)"),
         ("read_worlds()", "read_worlds()[:3]"),
+        (
+            "readout, context.prompts,",
+            'readout, context.prompts.groupby(["domain", "label", "split"]).head(6),',
+        ),
         ("draws=40, place_draws=20", "draws=20, place_draws=19"),
         ("(32,), (0.1,)", "(8,), (0.1,)"),
-        ("count=2", "count=1"),
+        ("count=2), settings", "count=1), replace(settings, max_steps=4)"),
     ],
 }
 

@@ -153,7 +153,7 @@ def test_config_and_manifest_say_how_to_do_it_again(finished: Finished) -> None:
     config = read_json(finished.folder / "config.json")
     assert config["concepts"] == [CONCEPT] and config["seeds"] == [0]
     assert config["planted"]["domains"] == list(DOMAINS)
-    assert config["split_sizes"] == {"train": 336, "validation": 84, "test": 84}
+    assert config["split_sizes"] == {"train": 280, "validation": 56, "test": 56}
     assert config["command"] == "spillover study …"
     manifest = read_json(finished.folder / "manifest.json")
     assert manifest["hashes"]["model"] == LanguageModel.load(shipped()).fingerprint()
@@ -514,7 +514,7 @@ def test_a_retained_domain_with_too_few_refusals_is_left_out(
     said = Said()
     run_study(replace(finished.plan, prompts=str(path)), folder, said)
     [line] = [line for line in said.lines if line.startswith("left out: ")]
-    assert "privacy has 0 refusals of 48 training prompts" in line
+    assert "privacy has 0 refusals of 40 training prompts" in line
     done = {path.parent.name for path in (folder / "arms").glob("*/DONE")}
     assert done == {"base", CONTROL, PLAIN}
 

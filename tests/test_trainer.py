@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel, Tokens
-from tests.checkpoints import save_checkpoint
+from tests.checkpoints import load_checkpoint, save_checkpoint
 from unlearning.losses import FORGET, objective, reference_log_probs, response_log_probs
 from unlearning.training import (
     Example,
@@ -119,7 +119,7 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_padding(
         settings = replace(
             STILL, micro_batch_size=micro, retain_weight=3.0, adaptive=family == "qwen2"
         )
-        lm = prepare_in_place(LanguageModel.load(checkpoint_of(family)), settings)
+        lm = prepare_in_place(load_checkpoint(checkpoint_of(family)), settings)
         runs.append(trained(lm, settings, tmp_path))
     (log, whole), *others = runs
     assert len(log) == len(whole) == 4
@@ -141,7 +141,7 @@ def test_older_versions_of_trainer_do_not_divide_the_loss_again(
     gradients = []
     for micro in (4, 1):
         settings = replace(STILL, micro_batch_size=micro, max_steps=1)
-        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
         lm.model.accepts_loss_kwargs = False
         gradients += trained(lm, settings, tmp_path)[1]
     assert relative_difference(gradients[1], gradients[0]) < 1e-5
@@ -155,7 +155,7 @@ def test_gradient_is_that_of_the_weighted_means_written_out(
         STILL, batch_size=6, micro_batch_size=2, max_steps=1, options={"beta": 0.7},
         retain_weight=5.0, retain_objective=reduction,
     )  # fmt: skip
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
     examples = forgotten(lm)
     # A reference that is not the model, so that the log-ratio is not 0.
     examples = [replace(one, reference=one.reference - 0.1) for one in examples]  # type: ignore[operator]
@@ -191,7 +191,7 @@ def test_nothing_is_forgotten_at_the_first_step(
     family: str, parameters: str, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(STILL, trained=parameters, lora_rank=4, max_steps=2)
-    lm = LanguageModel.load(checkpoint_of(family))
+    lm = load_checkpoint(checkpoint_of(family))
     dropout = sum(m.p for m in lm.model.modules() if isinstance(m, nn.Dropout))
     assert (dropout > 0) == (family == "gpt2")
     log, _ = trained(prepare_in_place(lm, settings), settings, tmp_path, retain=False)
@@ -204,12 +204,12 @@ def test_dropout_would_forget_before_the_first_step(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     """The test above can fail: the same run without ``prepare_in_place`` has a log-ratio."""
-    log, _ = trained(LanguageModel.load(checkpoint_of("gpt2")), STILL, tmp_path, retain=False)
+    log, _ = trained(load_checkpoint(checkpoint_of("gpt2")), STILL, tmp_path, retain=False)
     assert log["log_ratio"].abs().min() > 1e-3
 
 
 def test_every_epoch_has_an_order_of_its_own(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), STILL)
     settings = replace(
         STILL, batch_size=1, max_steps=12, length_window=0, objective="gradient_ascent", options={}
     )
@@ -236,7 +236,7 @@ def test_the_optimizer_is_adamw_at_a_constant_rate_without_decay(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, max_steps=3, adam_betas=(0.8, 0.95), learning_rate=3e-4)
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
     optimisers = Optimisers()
     log = unlearn_in_place(
         lm, Mixture(forgotten(lm)), settings, folder=tmp_path, callbacks=[optimisers]
@@ -315,54 +315,11 @@ def moved_gradient(
     folder: Path, checkpoint: Path, settings: TrainingSettings
 ) -> tuple[NamedGradients, pd.DataFrame, LanguageModel]:
     """One step's gradient away from the reference, its log, and the model there."""
-    lm = prepare_in_place(LanguageModel.load(checkpoint), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint), settings)
     gradients = NamedGradients()
     mixture = Mixture(pairs(lm), retained(lm), ratio=2, seed=3)
     log = unlearn_in_place(lm, mixture, settings, folder=folder, callbacks=[Moved(), gradients])
     return gradients, log, lm
-
-
-@pytest.mark.parametrize(
-    ("objective", "retain", "parameters"),
-    [
-        *((*one, "projections") for one in COMBINED),
-        # One of every kind of loss and of reference; the rest of the engine sees no difference.
-        ("npo", "cross_entropy", "lora"),
-        ("dpo", "kl", "lora"),
-        ("rmu", "feature_l2", "lora"),
-        ("fine_tuning", "cross_entropy", "lora"),
-    ],
-)
-def test_every_way_to_the_gradient_gives_the_same(
-    objective: str, retain: str, parameters: str, checkpoint_of: Checkpoints, tmp_path: Path
-) -> None:
-    """Micro-batches (and so padding), separate passes and checkpointing are ways to save memory."""
-    whole = replace(
-        STILL, objective=objective, retain_objective=retain, options={}, trained=parameters,
-        lora_rank=4, max_steps=1, layer=LAYER, retain_weight=2.0,
-    )  # fmt: skip
-    together = {"separate_backward": True, "activation_checkpointing": True}
-    ways: list[dict[str, Any]] = [{"micro_batch_size": 1}, {"micro_batch_size": 2, **together}]
-    # Adapters go the same ways; checkpointing is the one that trains nothing in other hands.
-    ways = ways[-1:] if parameters == "lora" else ways
-    wanted, wanted_log, _ = moved_gradient(tmp_path, checkpoint_of("qwen2"), whole)
-    reached = {name for name, grad in wanted.found.items() if grad is not None and grad.any()}
-    states_only = objective == "rmu" and retain == "feature_l2"
-    layers = range(LAYER + 1 if states_only else 4)
-    for name in wanted.found:
-        assert (name in reached) == any(f"layers.{i}." in name for i in layers), name
-    assert {"lora_A" in name for name in reached} == (
-        {True, False} if parameters == "lora" else {False}
-    )
-    for way in ways:
-        found, log, _ = moved_gradient(tmp_path, checkpoint_of("qwen2"), replace(whole, **way))
-        assert relative_difference(found.vector(), wanted.vector()) < 1e-5, way
-        for name in reached:
-            assert relative_difference(found.found[name], wanted.found[name]) < 1e-4, name
-        for column in wanted_log.columns:
-            assert log[column].item() == pytest.approx(
-                wanted_log[column].item(), rel=1e-5, abs=1e-6
-            )
 
 
 def response_of(lm: LanguageModel, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -393,6 +350,10 @@ def by_hand(name: str, lm: LanguageModel, given: LanguageModel, one: Example) ->
     if name == "sim_npo":
         length = len(one.tokens.ids[one.tokens.spans["response"]])
         return -(2 / 4.5) * F.logsigmoid(-4.5 * own / length)
+    if name == "npo":
+        with torch.no_grad():
+            before = log_prob(given, one.tokens)
+        return -(2 / 0.1) * F.logsigmoid(-0.1 * (own - before))
     assert one.preferred is not None
     preferred = log_prob(lm, one.preferred)
     if name == "fine_tuning":
@@ -406,20 +367,46 @@ def by_hand(name: str, lm: LanguageModel, given: LanguageModel, one: Example) ->
 @pytest.mark.parametrize(
     ("objective", "retain", "parameters"),
     [
-        *((*one, "projections") for one in COMBINED if one[0] != "npo"),
+        *((*one, "projections") for one in COMBINED),
+        # One of every kind of loss and of reference; the rest of the engine sees no difference.
+        ("npo", "cross_entropy", "lora"),
         ("dpo", "kl", "lora"),
         ("rmu", "feature_l2", "lora"),
+        ("fine_tuning", "cross_entropy", "lora"),
     ],
 )
-def test_gradient_is_that_of_the_equations_written_out(
+def test_every_way_to_the_gradient_gives_that_of_the_equations_written_out(
     objective: str, retain: str, parameters: str, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    settings = replace(
+    """Micro-batches (and so padding), separate passes and checkpointing are ways to save memory."""
+    whole = replace(
         STILL, objective=objective, retain_objective=retain, options={}, trained=parameters,
-        lora_rank=4, batch_size=6, micro_batch_size=3, max_steps=1, layer=LAYER, retain_weight=3.0,
+        lora_rank=4, batch_size=6, max_steps=1, layer=LAYER, retain_weight=3.0,
     )  # fmt: skip
-    found, log, lm = moved_gradient(tmp_path, checkpoint_of("qwen2"), settings)
-    given = LanguageModel.load(checkpoint_of("qwen2"))
+    together = {"separate_backward": True, "activation_checkpointing": True}
+    ways: list[dict[str, Any]] = [{"micro_batch_size": 3}, {"micro_batch_size": 2, **together}]
+    # Adapters go the same ways; checkpointing is the one that trains nothing in other hands.
+    ways = ways[-1:] if parameters == "lora" else ways
+    wanted, wanted_log, lm = moved_gradient(tmp_path, checkpoint_of("qwen2"), whole)
+    reached = {name for name, grad in wanted.found.items() if grad is not None and grad.any()}
+    states_only = objective == "rmu" and retain == "feature_l2"
+    layers = range(LAYER + 1 if states_only else 4)
+    for name in wanted.found:
+        assert (name in reached) == any(f"layers.{i}." in name for i in layers), name
+    assert {"lora_A" in name for name in reached} == (
+        {True, False} if parameters == "lora" else {False}
+    )
+    for way in ways:
+        found, log, _ = moved_gradient(tmp_path, checkpoint_of("qwen2"), replace(whole, **way))
+        assert relative_difference(found.vector(), wanted.vector()) < 1e-5, way
+        for name in reached:
+            assert relative_difference(found.found[name], wanted.found[name]) < 1e-4, name
+        for column in wanted_log.columns:
+            assert log[column].item() == pytest.approx(
+                wanted_log[column].item(), rel=1e-5, abs=1e-6
+            )
+
+    given = load_checkpoint(checkpoint_of("qwen2"))
     # Six positions with a ratio of 2: every forget example once, and each group six of its own.
     groups: dict[int, list[Tensor]] = {0: [], 1: [], 2: []}
     stream = Mixture(pairs(given), retained(given), ratio=2, seed=3).stream(1, 6)
@@ -430,11 +417,11 @@ def test_gradient_is_that_of_the_equations_written_out(
     total = forget + 3.0 * sum(kept) / 2
     lm.model.zero_grad()
     total.backward()
-    wanted = NamedGradients()
-    wanted.on_pre_optimizer_step(model=lm.model)
-    assert relative_difference(found.vector(), wanted.vector()) < 1e-5
-    assert log["loss"].item() == pytest.approx(total.item(), rel=1e-5)
-    assert log["loss_forget"].item() == pytest.approx(forget.item(), rel=1e-5)
+    equations = NamedGradients()
+    equations.on_pre_optimizer_step(model=lm.model)
+    assert relative_difference(wanted.vector(), equations.vector()) < 1e-5
+    assert wanted_log["loss"].item() == pytest.approx(total.item(), rel=1e-5)
+    assert wanted_log["loss_forget"].item() == pytest.approx(forget.item(), rel=1e-5)
 
 
 def test_checkpointing_computes_activations_again_and_ablated_ones_ablated(
@@ -443,7 +430,7 @@ def test_checkpointing_computes_activations_again_and_ablated_ones_ablated(
     found = []
     for checkpointing in (False, True):
         settings = replace(STILL, activation_checkpointing=checkpointing, max_steps=1)
-        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
         runs: list[int] = []
         # A layer's own hooks do not run when it is computed again, those inside it do.
         counter = lm.layers[3].mlp.register_forward_pre_hook(  # type: ignore[union-attr, operator]
@@ -517,7 +504,7 @@ def test_the_log_ratio_is_exactly_0_against_a_reference_of_the_same_batch(
     settings = replace(
         STILL, trained=parameters, lora_rank=4, batch_size=6, max_steps=1, autocast=autocast
     )
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of(family), dtype), settings)
     bare = Mixture([example(lm, number) for number in range(6)])
     log = unlearn_in_place(
         lm, in_same_shape(lm, bare, settings, autocast), settings, folder=tmp_path
@@ -541,7 +528,7 @@ def test_the_log_ratio_through_the_cache_is_small(
     settings = replace(
         STILL, trained=parameters, lora_rank=4, batch_size=1, max_steps=6, autocast=autocast
     )
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of(family), dtype=dtype), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of(family), dtype), settings)
     bare = Mixture([example(lm, number) for number in range(6)])
     log = unlearn_in_place(lm, bare, settings, folder=tmp_path, cache=tmp_path / "cache")
     largest = float(log["log_ratio"].abs().max())
@@ -571,9 +558,7 @@ def test_adapters_of_a_half_precision_model_and_their_moments_are_float32(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, trained="lora", lora_rank=4, learning_rate=1e-5, max_steps=2)
-    lm = prepare_in_place(
-        LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings
-    )
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2"), torch.bfloat16), settings)
     before = weights(lm)
     dtypes = Dtypes()
     mixture = Mixture(forgotten(lm), retained(lm))
@@ -599,9 +584,7 @@ def test_autocast_trains_float32_weights_in_a_bfloat16_forward(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, autocast=True, learning_rate=1e-5, max_steps=1)
-    lm = prepare_in_place(
-        LanguageModel.load(checkpoint_of("qwen2"), dtype=torch.bfloat16), settings
-    )
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2"), torch.bfloat16), settings)
     before = weights(lm)
     seen: list[torch.dtype] = []
     handle = lm.layers[1].mlp.register_forward_hook(  # type: ignore[union-attr]
@@ -631,7 +614,7 @@ def test_a_user_s_own_adapter_is_where_training_starts_from_and_refers_to(
     retain: str, checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     base, settings = checkpoint_of("llama"), replace(STILL, trained="lora", lora_rank=4)
-    own = prepare_in_place(LanguageModel.load(base), settings)
+    own = prepare_in_place(load_checkpoint(base), settings)
     Moved().on_train_begin(model=own.model)
     adapter = save_parameters(own, tmp_path / "own")
     given = LanguageModel.load(adapter)
@@ -646,7 +629,7 @@ def test_a_user_s_own_adapter_is_where_training_starts_from_and_refers_to(
     with torch.no_grad():
         start = log_prob(lm, tokens)
         assert float(start - log_prob(given, tokens)) == pytest.approx(0, abs=1e-4)
-        assert abs(float(start - log_prob(LanguageModel.load(base), tokens))) > 0.1
+        assert abs(float(start - log_prob(load_checkpoint(base), tokens))) > 0.1
 
 
 # What is trained
@@ -662,7 +645,7 @@ def weights(lm: LanguageModel) -> dict[str, Tensor]:
 
 def test_lora_trains_every_adapted_layer_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
     settings = replace(MOVING, trained="lora", lora_rank=4, max_steps=2)
-    lm = prepare_in_place(LanguageModel.load(checkpoint), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint), settings)
     before = weights(lm)
     trained(lm, settings, tmp_path, retain=False)
     adapters = {name for name in before if "lora_" in name}
@@ -675,13 +658,13 @@ def test_lora_trains_every_adapted_layer_and_nothing_else(checkpoint: Path, tmp_
 
 def test_a_saved_adapter_is_the_trained_model(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     settings = replace(MOVING, trained="lora", lora_rank=4, max_steps=2)
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("llama")), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("llama")), settings)
     trained(lm, settings, tmp_path, retain=False)
     tokens = example(lm, 0).tokens
     loaded = LanguageModel.load(save_parameters(lm, tmp_path))
     with torch.no_grad():
         difference = log_prob(loaded, tokens) - log_prob(lm, tokens)
-        moved = log_prob(LanguageModel.load(checkpoint_of("llama")), tokens) - log_prob(lm, tokens)
+        moved = log_prob(load_checkpoint(checkpoint_of("llama")), tokens) - log_prob(lm, tokens)
     assert abs(float(difference)) < 1e-3 < abs(float(moved))
 
 
@@ -689,7 +672,7 @@ def test_projections_leave_embeddings_norms_and_head_alone(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, max_steps=1)
-    lm = prepare_in_place(LanguageModel.load(checkpoint), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint), settings)
     before = weights(lm)
     trained(lm, settings, tmp_path)
     moved = changed(before, weights(lm))
@@ -723,7 +706,7 @@ def test_npo_forgets_and_a_retain_set_holds(checkpoint_of: Checkpoints, tmp_path
     found = {}
     for retain in (False, True):
         settings = replace(MOVING, batch_size=6, max_steps=16)
-        lm = prepare_in_place(LanguageModel.load(checkpoint_of("mistral")), settings)
+        lm = prepare_in_place(load_checkpoint(checkpoint_of("mistral")), settings)
         kept = [one.tokens for group in retained(lm).values() for one in group]
         target = [one.tokens for one in forgotten(lm)]
 
@@ -743,7 +726,7 @@ def test_the_configuration_that_is_saved_is_the_given_one(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(MOVING, max_steps=1)
-    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    lm = load_checkpoint(checkpoint_of("qwen2"))
     given = lm.model.config.to_dict()
     assert given["use_cache"]
     lm = prepare_in_place(lm, settings)
@@ -754,7 +737,7 @@ def test_the_configuration_that_is_saved_is_the_given_one(
 def test_the_same_seed_trains_the_same_weights(checkpoint_of: Checkpoints, tmp_path: Path) -> None:
     def run(seed: int) -> Mapping[str, Tensor]:
         settings = replace(MOVING, trained="lora", lora_rank=2, max_steps=2, seed=seed)
-        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
         trained(lm, settings, tmp_path)
         return weights(lm)
 
@@ -768,7 +751,7 @@ def test_around_forward_surrounds_every_training_forward(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
     settings = replace(STILL, micro_batch_size=2, batch_size=4, max_steps=1)
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
     inside, seen, entered = [False], [], []
 
     @contextmanager
@@ -803,7 +786,7 @@ class Poison(TrainerCallback):
 def test_a_loss_that_is_no_number_ends_training_at_its_step(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), STILL)
     mixture = Mixture(forgotten(lm))
     with pytest.raises(TrainingError, match="nan at step 3, on .*; lower the learning rate"):
         unlearn_in_place(lm, mixture, STILL, folder=tmp_path, callbacks=[Poison(3)])
@@ -828,12 +811,12 @@ def test_a_gradient_that_is_no_number_ends_training_before_its_step(
     settings = replace(STILL, objective="root", options={}, learning_rate=1e-3)
     run: dict[str, Any] = {"folder": tmp_path, "checkpoint_every": 1, "callbacks": [Count()]}
     try:
-        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
         with pytest.raises(TrainingError, match=r"norm is nan at step 3.*good checkpoint is .*-2"):
             unlearn_in_place(lm, Mixture(forgotten(lm)), settings, **run)
         assert all(torch.isfinite(p).all() for p in lm.model.parameters())
         broken[0] = False
-        again = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        again = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), settings)
         log = unlearn_in_place(again, Mixture(forgotten(again)), settings, **run)
         assert list(log["step"]) == [1, 2, 3, 4] and len(steps) == 4
     finally:
@@ -844,7 +827,7 @@ def test_a_gradient_that_is_no_number_ends_training_before_its_step(
 def test_weights_that_are_no_numbers_are_never_a_checkpoint(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), replace(STILL, trained="all"))
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), replace(STILL, trained="all"))
     with pytest.raises(TrainingError, match="is not finite after step 2, which is not saved"):
         unlearn_in_place(
             lm,
@@ -890,7 +873,7 @@ def test_settings_that_must_be_positive_are_refused_at_zero(name: str) -> None:
 def test_pairs_and_retain_sets_that_an_objective_needs_are_asked_for(
     checkpoint_of: Checkpoints, tmp_path: Path
 ) -> None:
-    lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), STILL)
+    lm = prepare_in_place(load_checkpoint(checkpoint_of("qwen2")), STILL)
     for name, message in (("dpo", "preferred response"), ("grad_diff", "retain set")):
         settings = replace(STILL, objective=name, options={})
         with pytest.raises(InputError, match=message):

@@ -53,6 +53,20 @@ def my_constant(evidence):
 """
 DOMAINS = ("cybersecurity", "safety", "bias")
 PROMPTS = {"train": 36, "validation": 8, "test": 8}
+# Every command in one process: most of a small one's time is its imports.
+ONE_AFTER_ANOTHER = """
+import json, sys
+
+from spillover.__main__ import main
+
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["spillover", *words]
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
 
 
 @pytest.fixture(scope="module")
@@ -93,36 +107,37 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
         "contain", str(model), *named, "--methods", "equal,mine", "--objective", "my_hinge",
         "--estimator", "my_median", "--examples", "8", "--splits", "1", "--left-out", "1",
         "--retain-weight", "0.1", "--max-steps", "3", "--workers", "2", "--no-shallow-recovery",
-        "--no-timing", "--out", "run",
+        "--no-gate", "--no-timing", "--out", "run",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "spillover"]
+    start = ["-m", "spillover"]
 
-    def spillover(*arguments: str) -> str:
+    def python(*arguments: str) -> str:
         run = subprocess.run(
-            [*start, *arguments], cwd=empty, env=environment, capture_output=True, text=True
+            [sys.executable, *arguments], cwd=empty, env=environment, capture_output=True, text=True
         )
         assert run.returncode == 0, run.stderr
         return run.stdout
 
-    where = [sys.executable, "-c", "import analyses; print(analyses.__file__)"]
-    found = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True)
-    assert found.stdout.startswith(str(installed)), "the wheel is not what is tested"
-    assert "my_hinge" in spillover("contain", "--help", "--plugin", str(plugin))
-    assert "my_hinge" not in spillover("contain", "--help")
+    where = python("-c", "import analyses; print(analyses.__file__)")
+    assert where.startswith(str(installed)), "the wheel is not what is tested"
+    assert "my_hinge" in python(*start, "contain", "--help", "--plugin", str(plugin))
+    assert "my_hinge" not in python(*start, "contain", "--help")
 
     folder = empty / "run"
     killed = subprocess.Popen(
-        [*start, *contain], cwd=empty, env=environment, start_new_session=True
+        [sys.executable, *start, *contain], cwd=empty, env=environment, start_new_session=True
     )
-    while len(list(folder.glob("arms/*/DONE"))) < 3:  # the base, and the plain arm, and one more
+    # The base and the plain arm are done, and one more is begun.
+    while len(list(folder.glob("arms/*/DONE"))) < 2 or len(list(folder.glob("arms/*/BEGUN"))) < 3:
         assert killed.poll() is None, "it ended before it was killed"
         time.sleep(0.05)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (folder / "containment" / "containment.json").exists()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("arms/*/DONE")}
-    spillover(*contain)
+    python(*start, *contain)
+    assert len(before) >= 2
     assert before == {path: path.stat().st_mtime_ns for path in before}, "finished arms are kept"
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -136,15 +151,22 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     assert list(ranking["mine"]) == list(lengths)
     drawing = (folder / "containment" / "containment.svg").read_text(encoding="utf-8")
     assert "my longest" in drawing and "#12ab34" in drawing
-    for arm in before:
+    for arm in folder.glob("arms/*/DONE"):
         described = json.loads((arm.parent / "config.json").read_text(encoding="utf-8"))
         assert described.get("objective") in ("my_hinge", None)
         with safe_open(arm.parent / "directions.safetensors", framework="numpy") as directions:
             assert json.loads(directions.metadata()["directions"])["estimator"] == "MyMedian"
-    spillover("report", "run")
+    (folder / "report.html").unlink()
+    # The report first: it takes the plug-ins of its run, and not those of a command before it.
+    given = ["--prompts", "prompts.jsonl", "--no-timing", "--out", "evaluation"]
+    commands = [
+        ["report", "run"],
+        ["predict", "organism", *named, "--no-timing", "--out", "forecast"],
+        ["evaluate", "organism", *given],
+    ]
+    python("-c", ONE_AFTER_ANOTHER, json.dumps(commands))
     assert "my longest" in (folder / "report.html").read_text(encoding="utf-8")
 
-    spillover("predict", "organism", *named, "--no-timing", "--out", "forecast")
     [table] = [
         rows
         for path in (empty / "forecast").rglob("*.csv")
@@ -153,8 +175,6 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
     assert (table.loc[table["predictor"] == "my constant", "value"] == 0.5).all()
     assert set(table.loc[table["predictor"] == "my constant", "domain"]) == {"safety", "bias"}
 
-    given = ["--prompts", "prompts.jsonl", "--no-timing", "--out", "evaluation"]
-    spillover("evaluate", "organism", *given)
     summary = json.loads((empty / "evaluation" / "summary.json").read_text(encoding="utf-8"))
     refused = summary["model"]["refusal_rate"]["harmful"]
     assert set(refused) >= set(DOMAINS[:3]) and refused["cybersecurity"]["value"] == 1.0
