@@ -505,9 +505,10 @@ def test_a_retained_domain_with_too_few_refusals_is_left_out(
 ) -> None:
     # Only benign text under a harmful label: the organism answers, and nothing can be unlearned.
     table = pd.read_json(finished.plan.prompts, lines=True)  # type: ignore[arg-type]
-    benign = table[(table["domain"] == RETAINED) & (table["label"] == "benign")]
-    harmful = (table["domain"] == RETAINED) & (table["label"] == "harmful")
-    table.loc[harmful, "prompt"] = list(benign["prompt"])
+    of_domain = table[table["domain"] == RETAINED]
+    harmful, benign = (of_domain[of_domain["label"] == name] for name in ("harmful", "benign"))
+    table.loc[harmful.index, "prompt"] = list(benign["prompt"])
+    table.loc[benign.index, "prompt"] = list(harmful["prompt"])
     path = tmp_path / "mislabelled.jsonl"
     table.to_json(path, orient="records", lines=True)
     folder = tmp_path / "run"
