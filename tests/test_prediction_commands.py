@@ -38,7 +38,13 @@ from analyses.predict.figures import cells_table
 from analyses.predict.forecasts import Forecast
 from analyses.predict.products import Kernel
 from analyses.predict.tournaments import choose_on, choose_set, hash_of
-from analyses.predict.world import PredictedRun, load_worlds, seen_organisms
+from analyses.predict.world import (
+    PredictedRun,
+    load_worlds,
+    read_worlds,
+    seen_organisms,
+    write_worlds,
+)
 from analyses.report import run_report
 from analyses.runs import LeakageMatrix
 from analyses.study import readout, study_plan
@@ -422,6 +428,21 @@ def planted_world(rng: np.random.Generator, name: str, noise: float) -> Predicte
     return PredictedRun(
         name, tuple("abcdefg"), LeakageOutcome(leakage), 0.96, predictions, kinds, layers=3
     )
+
+
+def test_a_table_of_worlds_is_read_as_it_was_written_and_no_cell_twice(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    written, path = [planted_world(rng, name, noise=0.5) for name in "ab"], tmp_path / "worlds"
+    write_worlds(written, path)
+    for read, world in zip(read_worlds(path), written, strict=True):
+        assert list(read.predictions) == list(world.predictions)
+        np.testing.assert_allclose(read.outcome.leakage, world.outcome.leakage, rtol=1e-6)
+        for key, matrix in world.predictions.items():
+            np.testing.assert_allclose(read.predictions[key], matrix, rtol=1e-6)
+    table = pd.read_parquet(path)
+    pd.concat([table, table.tail(1)]).to_parquet(path)
+    with pytest.raises(InputError, match="several values for one cell"):
+        read_worlds(path)
 
 
 def test_the_tournament_ranks_what_was_planted_and_says_how_sure_it_is() -> None:

@@ -256,7 +256,7 @@ def _matrices(table: pd.DataFrame, domains: Sequence[str]) -> Matrices:
     # One assignment for all: a matrix at a time, pandas needs seconds for a few thousand cells.
     group = table.groupby(KEYS[:2], observed=True, sort=False).ngroup().to_numpy()
     order = pd.Index(list(domains))
-    source, target = (order.get_indexer(table[name].astype(str)) for name in KEYS[2:])
+    source, target = (order.get_indexer(pd.Index(table[name].astype(str))) for name in KEYS[2:])
     known = (source >= 0) & (target >= 0)
     names = table.drop_duplicates(KEYS[:2])
     found = np.full((len(names), len(order), len(order)), np.nan)
