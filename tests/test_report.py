@@ -10,6 +10,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pandas as pd
@@ -280,16 +281,26 @@ def test_a_run_by_text_names_no_first_token_mass(tmp_path: Path) -> None:
     assert "refused before" in drawn and "first-token" not in drawn
 
 
-@pytest.mark.parametrize("unfinished", [(), ("safety-npo-ratio1-seed0",)])
-def test_a_stopped_sweep_is_not_a_target_that_fails_to_comply(unfinished: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("unfinished", "reached", "why"),
+    [
+        ((), True, "no longer complies"),
+        ((), False, "does not reach the forgetting level"),
+        (("safety-npo-ratio1-seed0",), True, "not finished"),
+    ],
+)
+def test_a_sweep_over_weights_says_why_it_ended(
+    unfinished: tuple[str, ...], reached: bool, why: str
+) -> None:
     arms = [
         {"retain": "equal", "concept": "safety", "retain_weight": weight, "retain_unit": "gradient"}
         for weight in (0.3, 1.0)
     ]
-    run = Mock(record=Mock(config={"arms": arms}, unfinished=unfinished))
-    said = run_report._stand_in(run, Mock(concept="safety", sweep=[Mock(retain_weight=0.3)]))
-    assert "(×1)" in said
-    assert ("not finished" in said) == bool(unfinished) != ("complies" in said)
+    table = pd.DataFrame({"arm": ["last"], "reached": [reached]})
+    run = Mock(record=Mock(config={"arms": arms}, unfinished=unfinished), arms=table)
+    last = SimpleNamespace(name="last", retain_weight=0.3)
+    said = run_report._stand_in(run, Mock(concept="safety", sweep=[last]))
+    assert "(×1)" in said and why in said
 
 
 def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tmp_path):

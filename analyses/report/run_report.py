@@ -211,17 +211,17 @@ def _stand_in(tables: Run, headline: Headline) -> str:
         for config in tables.record.config.get("arms", [])
         if config.get("retain") and config.get("concept") == headline.concept
     }
-    tried = {one.retain_weight for one in headline.sweep if one.retain_weight is not None}
-    untried = sorted(planned.keys() - tried)
+    tried = {one.retain_weight: one for one in headline.sweep if one.retain_weight is not None}
+    untried = sorted(planned.keys() - tried.keys())
     if not untried:
         return "No weight recovered enough while the target complied; the best is shown."
     weights = ", ".join(planned[weight] for weight in untried)
     if tables.record.unfinished:
         return f"The study is not finished; larger weights ({weights}) are missing."
-    return (
-        f"With {planned[max(tried)]} the target no longer complies, so larger weights ({weights}) "
-        "were not tried."
-    )
+    last = max(tried)
+    reached = tables.arms.set_index("arm").at[tried[last].name, "reached"]
+    why = "no longer complies" if reached else "does not reach the forgetting level"
+    return f"With {planned[last]} the target {why}, so larger weights ({weights}) were not tried."
 
 
 def _prompt_counts(tables: Run) -> str:
