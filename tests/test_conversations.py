@@ -76,13 +76,14 @@ def test_a_conversation_without_a_user_is_refused(tmp_path: Path) -> None:
 def test_prompts_tables_and_data_sets_read_conversations(tmp_path: Path) -> None:
     rows = [
         {"messages": TURNS, "domain": "safety", "label": "harmful"},
-        {"messages": SHARED, "domain": "safety", "label": "benign"},
+        {"messages": SHARED, "domain": "safety", "label": "harmful"},
+        {"messages": TURNS[:2], "domain": "safety", "label": "benign"},
     ]
     for table in (
         read_prompts(written(tmp_path / "p.jsonl", rows)),
         as_prompts(pd.DataFrame(rows)),
     ):
-        assert list(table["prompt"]) == ["How do I bake it?"] * 2
+        assert list(table["prompt"])[:2] == ["How do I bake it?"] * 2
     assert text_of(TURNS) == text_of(SHARED) == "How do I bake it?"
     assert text_of(["a", "b"]) == "a\n\nb"
 

@@ -30,6 +30,7 @@ from analyses.runs import (
 )
 from analyses.runs.cells import QUANTITIES, last_step_cells, mean_cells
 from analyses.runs.decomposition import combined_p_value, pool_decompositions
+from analyses.study import ArmPlan
 from analyses.study.engine import containment
 from interp.errors import InputError
 from interp.statistics import Draws
@@ -276,8 +277,11 @@ def test_the_weight_is_chosen_by_what_the_arm_recovers_on_validation_prompts(
 ) -> None:
     weight, (retained, _) = 30.0, PLANTED_RECOVERY[30.0]
     folder = write_run(tmp_path, rotation=False, concepts=("safety",), weights=(weight,))
+    plain = ArmPlan("npo-safety-0", "safety")
     context: Any = SimpleNamespace(
-        run=SimpleNamespace(folder=folder), progress=SimpleNamespace(say=lambda said: None)
+        run=SimpleNamespace(folder=folder),
+        progress=SimpleNamespace(say=lambda said: None),
+        plan=SimpleNamespace(arms=[plain]),
     )
     arm: Any = SimpleNamespace(name=f"npo-retain-{weight:g}-safety-0", retain=RETAINED)
     recovery, answers = containment(context, arm)
