@@ -127,6 +127,7 @@ def containment(
     out: Annotated[Path, typer.Option(help="Folder of model organisms, runs, table and figure.")],
     seeds: Annotated[str, typer.Option(help="Model organism seeds, separated by commas.")],
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")] = "cybersecurity",
+    recipe: Annotated[str, typer.Option(help="Recipe of training: gated or ungated.")] = "gated",
     splits: Annotated[int, typer.Option(min=1, help="Number of choices of held-out domains.")] = 6,
     examples: Annotated[
         str, typer.Option(help="Numbers of retain examples, separated by commas.")
@@ -145,7 +146,7 @@ def containment(
     from experiments.containment import TABLE, choose_method, contain_worlds
 
     pooled = contain_worlds(
-        _numbers(seeds), out, concept=concept, workers=workers, splits=splits,
+        _numbers(seeds), out, concept=concept, recipe=recipe, workers=workers, splits=splits,
         examples=amounts_of(examples), methods=(methods or ",".join(METHODS)).split(","),
     )  # fmt: skip
     typer.echo(pooled.round(3).to_string(index=False))

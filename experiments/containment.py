@@ -30,6 +30,7 @@ from analyses.study import StudyPlan, defaults_for
 from interp.errors import InputError
 from interp.store import read_json, write_json
 from unlearning.data import DOMAINS
+from unlearning.organism import GATED
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)  # of the retain loss
 CHOICES = Path(__file__).with_name("containment_choices.json")
@@ -44,6 +45,7 @@ def contain_worlds(
     out: str | Path,
     *,
     concept: str,
+    recipe: str = GATED,
     workers: int = 1,
     splits: int = 6,
     examples: Sequence[int] = EXAMPLES,
@@ -56,7 +58,7 @@ def contain_worlds(
     from analyses.contain import containment_study_figure
     from analyses.figures import Drawing, write_results
     from analyses.study import study_context
-    from unlearning.organism import UNGATED, recipe_of, train
+    from unlearning.organism import recipe_of, train
 
     methods = require_methods(methods)
     folder, progress = Path(out).resolve(), Progress()
@@ -65,7 +67,7 @@ def contain_worlds(
         model = folder / f"organism-{seed}"
         if not (model / "organism.json").is_file():
             with progress.stage(f"organism {seed}: training"):
-                train(seed, model, recipe_of(UNGATED))
+                train(seed, model, recipe_of(recipe))
         own = defaults_for(str(model))
         asked = StudyPlan(str(model), (), (concept,), **own.study)
         design = Design(
