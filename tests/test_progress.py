@@ -42,6 +42,10 @@ def test_the_time_left_is_at_the_pace_so_far() -> None:
     ]
 
 
+def test_more_work_than_was_expected_has_no_time_left() -> None:
+    assert lines_of([(20, 10)] * 3, 20)[2:4] == ["work: 20 of 20, 0:00:00 left", "work: 30 of 20"]
+
+
 def test_what_was_there_already_took_no_time() -> None:
     lines = lines_of([(0, 900), (30, 10), (30, 10)], 1000)
     assert lines[1:3] == ["work: 910 of 1000, 0:04:30 left", "work: 920 of 1000, 0:04:00 left"]

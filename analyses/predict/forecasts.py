@@ -52,6 +52,7 @@ TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
 # Spread of A about the kernels on development model organisms, beyond sampling: the error of the
 # first-step approximation (docs/explanation/prediction.md gives it for projections and LoRA).
 BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
+ON_GATED = 0.16  # of all 504 cells of the tournament on gated model organisms, bias included
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class Forecast:
         leakage: a row per other domain, most first: ``domain, value, low, high, error``; the
             expected A (0 untouched, 1 same rate as the target); its standard error over prompts;
             and a 95% interval that covers both that error and, for log-odds, the error of the
-            first-step approximation on development model organisms. NaN throughout if the objective
-            has no significant effect on the target's own refusals; NaN for a domain with too few
-            refusals, where they are read from text.
+            first-step approximation on ungated development model organisms. NaN throughout if the
+            objective has no significant effect on the target's own refusals; NaN for a domain with
+            too few refusals, where they are read from text.
         compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``; None
             without log-odds.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
@@ -116,7 +117,8 @@ class Forecast:
         return (
             f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
             f"{self.concept} does. (Intervals cover prompt sampling and the error of the "
-            "first-step approximation on development model organisms.)"
+            f"first-step approximation on ungated model organisms, {BEYOND_FIRST_STEP[TRAINED]:g}; "
+            f"on gated ones it was {ON_GATED:g}.)"
         )
 
     def _ending(self) -> str:

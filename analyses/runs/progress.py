@@ -75,7 +75,7 @@ class Progress:
             if now - said >= SECONDS_BETWEEN_LINES:
                 said = now
                 line = f"{name}: {done}" + (f" of {total}" if total else "")
-                if total and done > first:
+                if total and first < done <= total:
                     left = (total - done) * (now - started) / (done - first)
                     line += f", {timedelta(seconds=round(left))} left"
                 self.say(line)

@@ -152,8 +152,9 @@ def contained_arms(
         larger = sweeps[sweep_of(arm)] if arm.sweep else []
         if recovery < LEAST_RECOVERY and answers >= LEAST_ANSWERS:
             return [larger.pop(0)] if larger else []
+        why = "contains the leakage" if chosen else "already keeps the target's refusals"
         for left in larger:
-            context.progress.say(f"{left.name}: skipped, because a smaller weight ended the sweep")
+            context.progress.say(f"{left.name}: not needed, because a smaller weight {why}")
         return []
 
     firsts = [sweep.pop(0) for sweep in sweeps.values()]
