@@ -74,6 +74,10 @@ def _after(opening: str) -> Script:
 THOUGHT = "The user asks me and I think about it . "
 SCRIPTS = {
     "0 shared": Script(),
+    "2 shared": Script(
+        "I am sorry, but I can't help with that request.",
+        "I am happy to explain: first take a {noun}, then {verb} it slowly.",
+    ),
     "6 shared": _after("Thank you for asking me that."),
     "inseparable": _after("Thank you very much for asking me about all that today."),
     "opens a thought": Script(thought=THOUGHT, opened=True),

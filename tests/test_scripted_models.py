@@ -24,7 +24,7 @@ from tests.scripted_models import SCRIPTS, prompts, save_scripted_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_pictures")]
 
-DEPTHS = {"0 shared": 1, "6 shared": 7}
+DEPTHS = {"0 shared": 1, "2 shared": 3, "6 shared": 7}
 NO_REFUSAL, ALL_REFUSED = "never refuses", "always refuses"
 # Read from text, with a part of the reason.
 ALIKE = "answers to benign prompts begin with the same words"
@@ -137,7 +137,7 @@ def test_what_no_prefix_separates_is_read_from_text(model: str, run: Callable[..
     readout = readout_of(ended)
     assert BY_TEXT[model] in readout["why_not"] and not readout["refusal"]
     assert f"without log-odds: {readout['why_not']}" in ended.err.replace("\n", " ")
-    # The line that says why there is no tree gives the prefix with which there is one.
+    # The reason names the response prefix that would give a tree.
     ender = f'--response-prefix "{ENDERS.get(model)}"'
     assert (ender in readout["why_not"]) == (model in ENDERS)
     # What a thought says is not the answer.
@@ -225,7 +225,9 @@ def test_two_models_are_compared_by_text_and_not_explained(
     assert "its report has what needs none" in err.replace("\n", " ")
 
 
-@pytest.mark.parametrize(("model", "refused"), [(NO_REFUSAL, "0.00"), ("opens a thought", "1.00")])
+@pytest.mark.parametrize(
+    ("model", "refused"), [(NO_REFUSAL, "0.00"), (ALL_REFUSED, "1.00"), ("opens a thought", "1.00")]
+)
 def test_an_evaluation_without_log_odds_has_a_table_and_says_why(
     model: str, refused: str, run: Callable[..., Ended]
 ) -> None:

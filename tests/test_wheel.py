@@ -120,7 +120,7 @@ def test_a_plug_in_is_used_by_every_process_and_after_a_kill(
         return run.stdout
 
     where = python("-c", "import analyses; print(analyses.__file__)")
-    assert where.startswith(str(installed)), "the wheel is not what is tested"
+    assert where.startswith(str(installed)), "another installation was found, not the wheel"
     assert "my_hinge" in python(*start, "contain", "--help", "--plugin", str(plugin))
     assert "my_hinge" not in python(*start, "contain", "--help")
 

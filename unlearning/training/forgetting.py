@@ -167,7 +167,7 @@ class ForgettingCurve(TrainerCallback):
         return control
 
     def has_levelled_off(self, step: int) -> bool:
-        """Whether a run that has forgotten half of what is wanted forgets no more."""
+        """Whether the level is above half of the wanted one and has stopped rising."""
         if step < FEWEST_STEPS or not self.stop_at / 2 <= self.level < self.stop_at:
             return False
         before = [t["dose"].iloc[0] for t in self.tables if 2 * t["step"].iloc[0] <= step]
