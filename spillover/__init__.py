@@ -17,9 +17,16 @@ imported when it is first used, so that ``import spillover`` is fast.
 """
 
 import ast
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+# A thread of torch that waits for another computes meanwhile, on Linux for several milliseconds by
+# default. Where other programs stop threads, these waits take most of the time. This is a hundredth
+# of them; torch reads it when it is first imported.
+if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
+    os.environ["GOMP_SPINCOUNT"] = "5000"
 
 _COMMANDS = "analyses.cli"  # it lists the module of each command
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -263,6 +264,36 @@ def test_a_forecast_differentiates_harmful_prompts_and_one_domain_s_refusals() -
     # Without stored gradients: one layer's traces of all harmful rows, of both sides.
     held = with_forecast(*asked, Footprint(2, 9, 5, 3.0, 0, 0, 0), streamed=True)
     assert held.main == pytest.approx(100 + 24 * (20 + 20 + 7) * 3)
+
+
+def test_threads_without_a_core_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor's time of threads that wait for each other says nothing about the work."""
+    threads = torch.get_num_threads()
+    config, timed = config_of(str(shipped())), []
+    found = footprint_of(config, None, torch.float32)
+    monkeypatch.setattr(_Cut, "_reading", lambda _: timed.append(torch.get_num_threads()) or 1.0)
+    monkeypatch.setattr(_Cut, "_generating", lambda _: 1.0)
+    monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(cpu_affinity=lambda: [0, 1, 3]))
+    try:
+        torch.set_num_threads(3)
+        for length, (used, free) in enumerate(
+            [([4.0, 3.0, 99.0, 2.0], 3), ([4.0, 97.0, 0.0, 2.0], 2), ([99.0, 97.0, 0.0, 95.0], 1)]
+        ):
+            monkeypatch.setattr("psutil.cpu_percent", lambda used=used, **_: used)
+            rates = measured_rates(
+                config, found, torch.float32, "cpu", Shapes(2, 4, 4 + length), None
+            )
+            assert timed[-1] == free and rates.is_crowded == (free < 3)
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    estimate = CostEstimate(
+        Device("cpu", "CPU"), Memory(0.0, 2**29), (10.0, 100.0), is_crowded=True
+    )
+    assert (
+        "time: about 10 s, at most 100 s, as measured now, while other programs run"
+        in "\n".join(estimate.lines())
+    )
 
 
 def test_rates_turn_work_into_time() -> None:

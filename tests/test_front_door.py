@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import os
 import re
 import subprocess
 import sys
@@ -404,6 +405,23 @@ def test_a_type_checker_knows_the_signatures(tmp_path: Path) -> None:
         lines[int(line.split(":")[1]) - 1] for line in found.splitlines() if " error: " in line
     }
     assert wrong == set(lines[-3:]), found
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({}, "5000 None"),
+        ({"GOMP_SPINCOUNT": "7"}, "7 None"),
+        ({"OMP_WAIT_POLICY": "active"}, "None active"),
+    ],
+)
+def test_threads_wait_briefly_unless_the_user_said_how(given: dict[str, str], kept: str) -> None:
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in names} | given
+    shown = f"import os, spillover; print(*map(os.environ.get, {names}))"
+    command = [sys.executable, "-c", shown]
+    found = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert found.stdout.strip() == kept, found.stderr
 
 
 def test_what_a_notebook_prints_is_short(namespace: dict[str, Any]) -> None:

@@ -75,6 +75,23 @@ def _cpu() -> Device:
     return Device("cpu", name, int(memory.total), int(memory.available))
 
 
+def free_threads() -> int:
+    """How many of torch's threads have a processor core to themselves now, at least one.
+
+    A thread without one makes the others wait for it, and they compute while they wait.
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return 1
+    used = psutil.cpu_percent(interval=0.2, percpu=True)
+    process = psutil.Process()
+    cores = process.cpu_affinity() if hasattr(process, "cpu_affinity") else range(len(used))
+    free = sum(1 - used[core] / 100 for core in cores)
+    return max(1, min(threads, round(free)))
+
+
 def resident() -> int:
     """Bytes of main memory that this process holds now."""
     return int(psutil.Process().memory_info().rss)

@@ -66,6 +66,7 @@ class CostEstimate:
         seconds: expected and at most; None if unknown or not measured.
         why_no_time: the reason, in words.
         is_rough: whether a number follows from a rule of thumb.
+        is_crowded: whether the time is that of fewer threads, because other programs run.
         weights: of the model; of the first one where there are several.
     """
 
@@ -74,6 +75,7 @@ class CostEstimate:
     seconds: tuple[float, float] | None
     why_no_time: str = UNMEASURED
     is_rough: bool = False
+    is_crowded: bool = False
     weights: Weights | None = None
 
     def lines(self) -> list[str]:
@@ -90,7 +92,10 @@ class CostEstimate:
             lines.append(self.why_no_time)
         else:
             expected, most = (span(one) for one in self.seconds)
-            lines.append(f"time: about {expected}, at most {most}{roughly}, as measured now")
+            meanwhile = ", while other programs run" * self.is_crowded
+            lines.append(
+                f"time: about {expected}, at most {most}{roughly}, as measured now{meanwhile}"
+            )
         return [
             *lines,
             f"device: {self.device.line}" + ("" if self.fits else "; this does not fit"),
@@ -152,8 +157,14 @@ def answering_estimate(
     shapes = Shapes(batch_size, round(reading.prompt), round(reading.own))
     rates = subjects[0].rates(shapes) if timing else None
     rough = any(one.is_rough for _, one in known) or (rates is not None and rates.is_rough)
-    seconds = time_range(rates, work)
-    return CostEstimate(device, memory, seconds, is_rough=rough, weights=known[0][0])
+    return CostEstimate(
+        device,
+        memory,
+        time_range(rates, work),
+        is_rough=rough,
+        is_crowded=rates is not None and rates.is_crowded,
+        weights=known[0][0],
+    )
 
 
 # A machine's speed changes from minute to minute.

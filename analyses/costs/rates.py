@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import count
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from analyses.costs.cut import Trained, built, cut_config, with_weights
+from analyses.costs.devices import free_threads
 from analyses.costs.footprint import Footprint
 from analyses.costs.memory import StepRows
 from analyses.costs.work import Work
@@ -54,6 +55,7 @@ class Rates:
         layers: of the model.
         load: seconds to read and to hash its weights.
         is_rough: whether they follow from a rule of thumb.
+        is_crowded: whether fewer threads were timed, because other programs use the processor.
     """
 
     read: float
@@ -63,6 +65,7 @@ class Rates:
     layers: int = 1
     load: float = 0.0
     is_rough: bool = False
+    is_crowded: bool = False
 
     def seconds(self, work: Work) -> float:
         """The time of ``work``, with what does not depend on the model."""
@@ -116,14 +119,31 @@ def measured_rates(
 def _rates(
     asked: Trained, footprint: Footprint, dtype: torch.dtype, device: str, shapes: Shapes
 ) -> Rates:
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-            warnings.simplefilter("ignore")
-            found = _Cut(asked, footprint, dtype, device, shapes).rates()
-    except Exception:  # an architecture that needs real weights or inputs, or no memory
-        found = _rule_of_thumb(footprint, device)
+    with _only_free_threads(device) as is_crowded:
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")
+                found = _Cut(asked, footprint, dtype, device, shapes).rates()
+        except Exception:  # an architecture that needs real weights or inputs, or no memory
+            found = _rule_of_thumb(footprint, device)
     load = LOADED * footprint.parameters * dtype.itemsize
-    return replace(found, layers=footprint.layers, load=load)
+    return replace(found, layers=footprint.layers, load=load, is_crowded=is_crowded)
+
+
+@contextmanager
+def _only_free_threads(device: str) -> Iterator[bool]:
+    """Compute with the threads that have a core, and say whether some have none.
+
+    Neither the clock nor the processor's time tells how long threads would take that did not wait
+    for each other.
+    """
+    threads = torch.get_num_threads()
+    free = free_threads() if torch.device(device).type == "cpu" else threads
+    torch.set_num_threads(free)
+    try:
+        yield free < threads
+    finally:
+        torch.set_num_threads(threads)
 
 
 class _Cut:

@@ -210,7 +210,7 @@ def teach_costs(plan: TeachPlan, table: pd.DataFrame, *, timing: bool = True) ->
     )
     stepped = step_memory(weights, footprint, settings, batch)
     memory = peak(device, max(answered, stepped), 2 * weights.held)
-    seconds = None
+    seconds, is_crowded = None, False
     if timing:
         shapes = Shapes(ANSWERED_AT_ONCE, round(reading.prompt), round(reading.own), batch)
         rates = subject.rates(shapes, settings)
@@ -222,7 +222,10 @@ def teach_costs(plan: TeachPlan, table: pd.DataFrame, *, timing: bool = True) ->
         if training is not None and other is not None:
             limit = np.minimum(training, teaching.minutes * 60)
             seconds = (float(limit[0] + other[0]), float(limit[1] + other[1]))
-    return CostEstimate(device, memory, seconds, is_rough=footprint.is_rough, weights=weights)
+        is_crowded = rates is not None and rates.is_crowded
+    return CostEstimate(
+        device, memory, seconds, is_rough=footprint.is_rough, is_crowded=is_crowded, weights=weights
+    )
 
 
 def _answered(plan: TeachPlan, table: pd.DataFrame, reading: Any) -> Extent:

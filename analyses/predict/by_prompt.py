@@ -55,8 +55,8 @@ HALF_STEP = 1.0
 MOST_NATS = 100.0
 
 # Standard deviation of the error of the predicted log-odds: hypot(nats, share · s_τ). The share is
-# the spread of a domain's forecast on development model organisms (BEYOND_FIRST_STEP); on the flips
-# of the packaged one .057 has the largest likelihood (experiments/prompt_forecasts.py).
+# the spread of a domain's forecast on ungated development model organisms; on the flips of the one
+# that was packaged then .057 has the largest likelihood (experiments/prompt_forecasts.py).
 ERROR = {"nats": 0.05, "share": 0.06}
 
 Values = Float[np.ndarray, " prompt"]

@@ -49,10 +49,10 @@ LOG_ODDS, LIKELIHOOD = "log-odds", "likelihood of refusals"
 # Objectives whose first step has the direction −∇S_a.
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
 TRAINED, ADAPTERS, WEIGHTS = KERNELS = ("trainable", "adapters", "weights")
-# Spread of A about the kernels on development model organisms, beyond sampling: the error of the
-# first-step approximation (docs/explanation/prediction.md gives it for projections and LoRA).
-BEYOND_FIRST_STEP = {TRAINED: 0.06, ADAPTERS: 0.07, WEIGHTS: 0.07}
-ON_GATED = 0.16  # of all 504 cells of the tournament on gated model organisms, bias included
+# Error of the first-step approximation: the root mean square of forecast less A over the 504 cells
+# of the tournament on gated model organisms, bias included (ungated ones: 0.06); without Adam's
+# diagonal for those that keep no gradient.
+BEYOND_FIRST_STEP = {TRAINED: 0.16, ADAPTERS: 0.22, WEIGHTS: 0.22}
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,13 @@ class Forecast:
         leakage: a row per other domain, most first: ``domain, value, low, high, error``; the
             expected A (0 untouched, 1 same rate as the target); its standard error over prompts;
             and a 95% interval that covers both that error and, for log-odds, the error of the
-            first-step approximation on ungated development model organisms. NaN throughout if the
+            first-step approximation on gated model organisms. NaN throughout if the
             objective has no significant effect on the target's own refusals; NaN for a domain with
             too few refusals, where they are read from text.
         compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``; None
             without log-odds.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
+        beyond: standard deviation of the error of the first-step approximation; 0 by text.
         readout: ``LOG_ODDS``, or ``LIKELIHOOD`` of the domains' own refusals.
         left_out: names of predictors that need log-odds, where there are none.
         prompts: the forecast of every prompt that was asked for
@@ -81,6 +82,7 @@ class Forecast:
     leakage: pd.DataFrame
     compliance: Mapping[str, float] | None
     rankings: pd.DataFrame
+    beyond: float = BEYOND_FIRST_STEP[TRAINED]
     readout: str = LOG_ODDS
     left_out: tuple[str, ...] = ()
     prompts: pd.DataFrame | None = None
@@ -117,8 +119,7 @@ class Forecast:
         return (
             f"Most exposed: {top['domain']}, which should lose {_shown(top)} of what "
             f"{self.concept} does. (Intervals cover prompt sampling and the error of the "
-            f"first-step approximation on ungated model organisms, {BEYOND_FIRST_STEP[TRAINED]:g}; "
-            f"on gated ones it was {ON_GATED:g}.)"
+            f"first-step approximation on gated model organisms, {self.beyond:g}.)"
         )
 
     def _ending(self) -> str:
@@ -227,6 +228,7 @@ def forecast(
         if evidence.prefixes is None
         else _compliance(evidence, evidence.prefixes, concept, seed),
         rankings,
+        beyond,
         LIKELIHOOD if by_text else LOG_ODDS,
         left_out,
         prompts,

@@ -177,8 +177,14 @@ def study_costs(
         shapes = Shapes(rows, round(reading.prompt), round(reading.own), batch)
         rates = subject.rates(shapes, settings)
     rough = (found is not None and found[1].is_rough) or (rates is not None and rates.is_rough)
-    seconds, held = time_range(rates, work), found[0] if found else None
-    estimate = CostEstimate(device, memory, seconds, is_rough=rough, weights=held)
+    estimate = CostEstimate(
+        device,
+        memory,
+        time_range(rates, work),
+        is_rough=rough,
+        is_crowded=rates is not None and rates.is_crowded,
+        weights=found[0] if found else None,
+    )
     scorer = scorer_of(plan)
     other = other_reader(scorer)
     readers = readers_of([scorer, other] if other else [scorer])

@@ -181,7 +181,7 @@ def require_named(columns: Collection[str], found: Iterable[Any], name: str) -> 
     for column in columns:
         if column not in found:
             raise InputError(
-                f'{name} has no column "{column}"; expected {", ".join(columns)}, '
+                f'{name} has no column "{column}"; expected {", ".join(columns)}; '
                 f"found {', '.join(shown) or 'none'}"
             )
 
