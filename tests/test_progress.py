@@ -54,3 +54,12 @@ def test_what_was_there_already_took_no_time() -> None:
 def test_lines_come_now_and_then() -> None:
     assert len(lines_of([(1, 1)] * 100, 100)) == 2 + 100 // 15
     assert lines_of([(20, 1)] * 2, None)[1:3] == ["work: 1", "work: 2"]
+
+
+def test_what_all_arms_share_is_said_once() -> None:
+    shown = io.StringIO()
+    progress = Progress(Console(file=shown))
+    for line in ("one", "two", "one"):
+        progress.say_once(line)
+    progress.say("one")
+    assert shown.getvalue().split() == ["one", "two", "one"]

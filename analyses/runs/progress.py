@@ -30,10 +30,17 @@ class Progress:
     ) -> None:
         self.console = console or Console(stderr=True, quiet=quiet)
         self.stages = stages
+        self._said_once: set[str] = set()
 
     def say(self, text: str) -> None:
         """One plain line."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def say_once(self, text: str) -> None:
+        """One plain line, unless it was said here before."""
+        if text not in self._said_once:
+            self._said_once.add(text)
+            self.say(text)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:

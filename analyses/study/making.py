@@ -247,7 +247,7 @@ def train_arm(
         read_text=keeper,
     )
     covered = coverage_of(lm)
-    context.progress.say(f"{arm.name}: {covered.line}")
+    context.progress.say_once(covered.line)
     if (folder / "config.json").is_file():
         update_config(folder / "config.json", coverage=covered.to_json())
     training = folder / TRAINING
