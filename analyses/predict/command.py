@@ -111,7 +111,7 @@ def tournament(
         names += list(LeakageMatrix.load(folders).runs) if folders else []
         return _planned(names, None if choose else frozen, choose or out)
     if folders:
-        with Progress().stage(f"{len(folders)} runs: predictions"):
+        with Progress().stage("predictions of the runs"):
             worlds += load_worlds(folders)
     if choose is not None:
         typer.echo(choose_on(worlds, choose, seed=seed))
