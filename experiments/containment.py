@@ -34,7 +34,8 @@ from unlearning.organism import GATED
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)  # of the retain loss
 CHOICES = Path(__file__).with_name("containment_choices.json")
-SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")
+SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")  # gated model organisms
+SHIPPED_UNGATED = Path(__file__).with_name("containment_ungated_worlds.csv")
 TABLE = "worlds.csv"
 MEASURES = ("held_out", "retained", "benign", "answer_rate", "other_mass", "held_out_less_random")
 KEY = ["method", "examples"]

@@ -243,12 +243,11 @@ shown = ["method", "examples", "complied", "splits", "answer_rate", "retained", 
 pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 
 # %% [markdown]
-# Read `complied` before anything else: some methods keep the target from forgetting, and recover
-# nothing by that; in one of the four worlds hardly any method lets it go. What was trained to stay
-# recovers more than what was not (.20, .12 to .29, over these worlds and three earlier ones, in
-# docs/explanation): part of every recovery is retraining, and part is not. How many examples
-# there are, and which, hardly matters; those that unlearning would hit hardest are no better than
-# random ones. Predicting leakage did not help to choose retain data.
+# Read `complied` before anything else: where the target does not comply, recovery is its own
+# refusal. What was trained to stay recovers more than what was not (docs/explanation has the
+# interval): part of every recovery is retraining, and part is not. More examples help; choosing
+# them does not, and those that unlearning would hit hardest are no better than random ones.
+# Predicting leakage did not help to choose retain data.
 
 # %% [markdown]
 # ## What this does not show

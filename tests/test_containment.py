@@ -34,7 +34,14 @@ from analyses.predict import Evidence, evidence_of
 from analyses.runs import Arm, RunRecord, TargetVerdict
 from analyses.study import NoLogOddsError, StudyPlan
 from analyses.study.mixing import chosen, dealt
-from experiments.containment import SHIPPED_WORLDS, TABLE, choose_method, frozen_choice, pool_worlds
+from experiments.containment import (
+    SHIPPED_UNGATED,
+    SHIPPED_WORLDS,
+    TABLE,
+    choose_method,
+    frozen_choice,
+    pool_worlds,
+)
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
@@ -507,14 +514,18 @@ def test_containment_says_how() -> None:
     assert Containment("kernel", 8, 0).how is METHODS["kernel"]
 
 
-def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(tmp_path: Path) -> None:
-    table = pd.read_csv(SHIPPED_WORLDS)
+@pytest.mark.parametrize("shipped_table", [SHIPPED_WORLDS, SHIPPED_UNGATED])
+def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(
+    shipped_table: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(shipped_table)
     assert table["world"].nunique() >= 3
     method, examples = frozen_choice(table) or ("", None)
     pooled = pool_worlds(table).set_index(["method", "examples"])
     assert (method, np.nan if examples is None else examples) in pooled.index
+    table.assign(complied=table["splits"] - 1).to_csv(tmp_path / TABLE, index=False)
     with pytest.raises(InputError, match="on every split of every world"):
-        choose_method(SHIPPED_WORLDS, tmp_path / "choices.json")
+        choose_method(tmp_path / TABLE, tmp_path / "choices.json")
     complied = table.assign(complied=table["splits"])
     complied.to_csv(tmp_path / TABLE, index=False)
     here = choose_method(tmp_path / TABLE, tmp_path / "choices.json")
