@@ -226,8 +226,9 @@ columns = ["method", "examples", "complied", "answer_rate", "retained", "held_ou
 methods[[*columns, "held_out_low", "held_out_high"]].round(2)
 
 # %% [markdown]
-# Two splits of one world decide nothing, and the intervals say so. Over four fresh worlds, every
-# method on six splits each; the method that was frozen on three development worlds has a ring:
+# Two splits of one world decide nothing, and the intervals say so. Over four fresh worlds, six
+# splits each (in the fourth only equal shares and random examples); the method that was frozen on
+# three development worlds has a ring:
 #
 # ```bash
 # python -m experiments containment --seeds 207,208,209,210 --examples 8,32,128 --out contained
@@ -246,8 +247,8 @@ pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 # Read `complied` before anything else: where the target does not comply, recovery is its own
 # refusal. What was trained to stay recovers more than what was not (docs/explanation has the
 # interval): part of every recovery is retraining, and part is not. More examples help; choosing
-# them does not, and those that unlearning would hit hardest are no better than random ones.
-# Predicting leakage did not help to choose retain data.
+# them does not: examples that the kernel chooses recover no more than random ones. Predicting
+# leakage did not help to choose retain data.
 
 # %% [markdown]
 # ## What this does not show

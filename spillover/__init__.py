@@ -22,9 +22,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# A thread of torch that waits for another computes meanwhile, on Linux for several milliseconds by
-# default. Where other programs stop threads, these waits take most of the time. This is a hundredth
-# of them; torch reads it when it is first imported.
+# A thread of torch that waits for another computes meanwhile, on Linux for 300,000 turns of a loop
+# by default. Where other programs stop threads, these waits take most of the time. Torch reads the
+# variable when it is first imported.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "5000"
 
