@@ -138,7 +138,6 @@ def test_padding_is_met_only_with_the_right_mask_and_positions(
     monkeypatch.setattr(LanguageModel, "inputs", lambda lm, batch: fault(right(lm, batch)))
     found = reading.padded_against_single("tiny", reading.SMALL)
     assert found["met"]["padded"] is (fault is dict)
-    assert fault is not dict or found["padded"]["logits"] > 0
 
 
 def test_a_step_takes_the_fastest_way_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -92,7 +93,8 @@ def test_the_reported_organisms_are_those_of_the_frozen_recipe() -> None:
 def test_the_table_of_organisms_is_made_from_its_rows(tmp_path: Path) -> None:
     """Of one world, with an arm whose result is lost."""
     folder = Path(shutil.copytree(ORGANISMS, tmp_path / "rows"))
-    held = read_json(folder / "organisms.json")["worlds"][0]
+    text = (folder / "organisms.json").read_text(encoding="utf-8")
+    held = json.loads(text, parse_float=lambda number: pytest.approx(float(number)))["worlds"][0]
     write_json(folder / "manifest.json", planned(REPORTED[:1], "gated", 2))
     assert CliRunner().invoke(app, ["organisms", "--out", str(folder), "--rows"]).exit_code == 0
     assert read_json(folder / "organisms.json")["worlds"] == [held]
