@@ -125,7 +125,9 @@ def objectives(
 @app.command()
 def containment(
     out: Annotated[Path, typer.Option(help="Folder of model organisms, runs, table and figure.")],
-    seeds: Annotated[str, typer.Option(help="Model organism seeds, separated by commas.")],
+    seeds: Annotated[
+        str, typer.Option(help="Model organism seeds, separated by commas.")
+    ] = "211,212,213,214",
     concept: Annotated[str, typer.Option(help="Domain to unlearn.")] = "cybersecurity",
     recipe: Annotated[str, typer.Option(help="Recipe of training: gated or ungated.")] = "gated",
     splits: Annotated[int, typer.Option(min=1, help="Number of choices of held-out domains.")] = 6,
@@ -139,16 +141,27 @@ def containment(
     choose: Annotated[
         Path | None, typer.Option(help="File to write the method that kept most refusal to.")
     ] = None,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="Make the table from the rows in --out, without models.")
+    ] = False,
 ) -> None:
     """Compare containment methods over several model organisms."""
     from analyses.contain import amounts_of
     from analyses.contain.methods import METHODS
-    from experiments.containment import TABLE, choose_method, contain_worlds
+    from experiments.containment import (
+        TABLE,
+        choose_method,
+        contain_worlds,
+        write_containment_worlds,
+    )
 
-    pooled = contain_worlds(
-        _numbers(seeds), out, concept=concept, recipe=recipe, workers=workers, splits=splits,
-        examples=amounts_of(examples), methods=(methods or ",".join(METHODS)).split(","),
-    )  # fmt: skip
+    if rows:
+        pooled = write_containment_worlds(out)
+    else:
+        pooled = contain_worlds(
+            _numbers(seeds), out, concept=concept, recipe=recipe, workers=workers, splits=splits,
+            examples=amounts_of(examples), methods=(methods or ",".join(METHODS)).split(","),
+        )  # fmt: skip
     typer.echo(pooled.round(3).to_string(index=False))
     if choose is not None:
         typer.echo(json.dumps(choose_method(out / TABLE, choose)))

@@ -2,7 +2,8 @@
 
 The unit is the world: a model organism trained from scratch on its own language. The method was
 chosen on development worlds and frozen (``containment_choices.json``); the results of the other
-methods are reported with it.
+methods are reported with it. What was planned, and every number, is kept in rows by prompt
+(:mod:`experiments.containment_rows`).
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from analyses.contain import (
 )
 from analyses.contain.methods import METHODS
 from analyses.options import WorkerOptions
-from analyses.runs import Progress, over_worlds
+from analyses.runs import Progress, over_worlds, read_run
 from analyses.study import StudyPlan, defaults_for
+from experiments.containment_rows import KEY, methods_of, planned, rows_of
 from interp.errors import InputError
-from interp.store import read_json, write_json
+from interp.store import read_json, read_table, write_json, write_table
 from unlearning.data import DOMAINS
 from unlearning.organism import GATED
 
@@ -38,7 +40,6 @@ SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")  # gated mod
 SHIPPED_UNGATED = Path(__file__).with_name("containment_ungated_worlds.csv")
 TABLE = "worlds.csv"
 MEASURES = ("held_out", "retained", "benign", "answer_rate", "other_mass", "held_out_less_random")
-KEY = ["method", "examples"]
 
 
 def contain_worlds(
@@ -55,57 +56,62 @@ def contain_worlds(
     """Train the organisms, contain ``concept`` in each, and write ``worlds.csv`` and its figure.
 
     Finished parts in ``out`` are not computed again.
+
+    Raises:
+        InputError: ``out`` holds the plan of another measurement.
     """
-    from analyses.contain import containment_study_figure
-    from analyses.figures import Drawing, write_results
     from analyses.study import study_context
     from unlearning.organism import recipe_of, train
+    from unlearning.training import TrainingSettings
 
-    methods = require_methods(methods)
     folder, progress = Path(out).resolve(), Progress()
-    runs = []
-    for seed in seeds:
+    others = [domain for domain in DOMAINS if domain != concept]
+    first = Design(
+        concept, require_methods(methods), tuple(examples), WEIGHTS, (), TrainingSettings()
+    )
+    designs = {
+        seed: replace(first, splits=held_out_splits(others, count=splits, seed=seed))
+        for seed in seeds
+    }
+    plan, path = planned(recipe, designs), folder / "manifest.json"
+    if path.is_file() and read_json(path) != plan:
+        raise InputError(f"{path} names other arms or another recipe; give another --out")
+    write_json(path, plan)
+    parts = []
+    for seed, design in designs.items():
         model = folder / f"organism-{seed}"
         if not (model / "organism.json").is_file():
             with progress.stage(f"organism {seed}: training"):
                 train(seed, model, recipe_of(recipe))
         own = defaults_for(str(model))
-        asked = StudyPlan(str(model), (), (concept,), **own.study)
-        design = Design(
-            concept,
-            methods,
-            tuple(examples),
-            WEIGHTS,
-            held_out_splits([d for d in DOMAINS if d != concept], count=splits, seed=seed),
-            own.training,
+        design = replace(design, training=own.training)
+        asked = StudyPlan(str(model), tuple(design.everything()), (concept,), **own.study)
+        run = folder / f"contain-{seed}"
+        context = study_context(asked, run, progress)
+        run_containment(
+            context, design, workers=WorkerOptions(workers=workers), shallow_recovery=False
         )
-        runs.append(folder / f"contain-{seed}")
-        context = study_context(replace(asked, arms=tuple(design.everything())), runs[-1], progress)
-        made = WorkerOptions(workers=workers)
-        run_containment(context, design, workers=made, shallow_recovery=False)
-    table = read_containment_worlds(runs)
+        compared = pd.read_csv(run / FOLDER / "arms.csv")["arm"]
+        parts.append(rows_of(read_run(run), set(compared), seed))
+    for name, tables in zip(("rows", "arms"), zip(*parts, strict=True), strict=True):
+        write_table(folder / f"{name}.parquet", pd.concat(tables, ignore_index=True))
+    return write_containment_worlds(folder)
+
+
+def write_containment_worlds(folder: str | Path) -> pd.DataFrame:
+    """Make ``worlds.csv`` and its figure from the rows in a folder, without models."""
+    from analyses.contain import containment_study_figure
+    from analyses.figures import Drawing, write_results
+
+    folder = Path(folder)
+    rows, arms = (read_table(folder / f"{name}.parquet", ()) for name in ("rows", "arms"))
+    table = methods_of(rows, arms, read_json(folder / "manifest.json", ()))
     pooled = pool_worlds(table)
     figure = containment_study_figure(pooled, frozen_choice(table))
     drawing = Drawing("containment", "", "", figure, pooled)
     tables = {Path(TABLE).stem: table, "pooled": pooled}
     write_results(folder, tables=tables, drawings=[drawing], figures="")
     return pooled
-
-
-def read_containment_worlds(runs: Sequence[str | Path]) -> pd.DataFrame:
-    """The methods' tables of several containment studies, with a column ``world``.
-
-    Raises:
-        InputError: a folder holds no finished containment study.
-    """
-    tables = []
-    for run in runs:
-        path = Path(run) / FOLDER / "methods.csv"
-        if not path.is_file():
-            raise InputError(f"{run} holds no containment study; make it with `spillover contain`")
-        concept = read_json(path.with_name("containment.json"))["concept"]
-        tables.append(pd.read_csv(path).assign(world=Path(run).name, concept=concept))
-    return pd.concat(tables, ignore_index=True)
 
 
 def pool_worlds(table: pd.DataFrame) -> pd.DataFrame:

@@ -42,6 +42,7 @@ from experiments.containment import (
     frozen_choice,
     pool_worlds,
 )
+from experiments.containment_rows import methods_of, planned, rows_of
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.readout import log_odds
@@ -531,6 +532,29 @@ def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(
     here = choose_method(tmp_path / TABLE, tmp_path / "choices.json")
     assert set(here["worlds"]) == set(table["world"])
     assert frozen_choice(table, tmp_path / "choices.json") is None
+
+
+def test_the_table_over_worlds_is_made_from_rows_and_counts_what_is_missing() -> None:
+    """Two planned worlds: of one an arm is lost, of the other everything."""
+    shares = {"equal/0": (0.9, 0.1), "equal/1": (0.8, 0.3), "kernel/0": (0.9, 0.6)}
+    record = record_of({name: recovered(*of_arm) for name, of_arm in shares.items()})
+    start = record.arms[0].scores
+    record = replace(record, base=replace(record.base, scores=start[start["step"] == 0]))
+    rows, arms = rows_of(record, set(shares), seed=1)
+    splits = tuple((RETAINED, tuple(d for d in OTHERS if d not in RETAINED)) for _ in range(2))
+    design = Design("safety", ("equal", "kernel"), (32,), (1.0,), splits, TrainingSettings())
+    manifest = planned("gated", {1: design, 2: design})
+    assert manifest["methods"] == {"equal": [32, None], "kernel": [32]}
+
+    table = methods_of(rows, arms, manifest).set_index(["world", "method", "examples"])
+    wanted = methods_table(pool_splits(kept_by(record, record.arms[1:], record.arms[0])))
+    for expected in wanted.to_dict("records"):
+        found = table.loc[("contain-1", expected["method"], 32)]
+        for name in ("retained", "retained_low", "held_out", "held_out_high", "answer_rate"):
+            assert found[name] == pytest.approx(expected[name], abs=1e-3, nan_ok=True)
+    assert table["complied"].tolist() == [2, 0, 1, 0, 0, 0] and set(table["splits"]) == {2}
+    lost = methods_of(rows, arms[arms["arm"] != "plain"], manifest)
+    assert not lost["complied"].any() and len(lost) == len(table)
 
 
 # The command
