@@ -164,11 +164,15 @@ MicroBatch = Annotated[
     typer.Option(
         min=1,
         help="Number of forget examples in one forward pass; a divisor of --batch-size "
-        "(default: all of a step).",
+        "(default: as many as fit the device; reproduce: all of a step).",
     ),
 ]
 GradientCheckpointing = Annotated[
-    bool, typer.Option(help="Recompute activations in the backward pass: less memory, more time.")
+    bool,
+    typer.Option(
+        help="Recompute activations in the backward pass: less memory, more time. Also used where "
+        "too few rows fit without it (not by reproduce)."
+    ),
 ]
 Autocast = Annotated[
     bool, typer.Option(help="Run the forward pass in bfloat16 over float32 weights.")

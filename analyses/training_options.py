@@ -47,7 +47,7 @@ class TrainingOptions:
     retain: str | None = opt(
         None,
         "Domains whose refusals are retained: equal (all others), alternate (every second one), "
-        "or their names (default: none).",
+        "or their names (default: none). Of study and unlearn only.",
         metavar=COMMAS,
     )
     retain_weight: list[float] | None = opt(

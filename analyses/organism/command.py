@@ -20,7 +20,7 @@ app = typer.Typer(
 
 @app.callback()
 def organisms() -> None:
-    """Make a model organism: a model whose refusals have known ground truth."""
+    """Make a model organism from scratch, or teach a pretrained chat model to refuse."""
 
 
 @command
