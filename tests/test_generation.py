@@ -15,7 +15,7 @@ import torch
 
 from interp.errors import InputError, MachineError
 from interp.interventions import ablate
-from interp.model import LanguageModel, shared_beginning
+from interp.model import LanguageModel, Point, shared_beginning, writing
 from tests.checkpoints import LAYERS
 from tests.more_families import GROUPED, random_model
 from unlearning.generation import Answer, AnswerLog, answers_key, generate, stop_tokens
@@ -286,9 +286,25 @@ def test_the_key_is_of_all_that_an_answer_depends_on(checkpoint_of: Checkpoints)
     with torch.no_grad():
         next(changed.model.parameters())[0, 0] += 1
     keys.append(answers_key(changed))
+    other = LanguageModel.load(folder)
+    other.tokenizer.add_tokens([PROMPTS[0][:4]])  # the same text in other tokens
+    keys.append(answers_key(other))
     assert len(set(keys)) == len(keys)
     assert answers_key(lm, seed=1) == keys[0]  # nothing is drawn at temperature 0
     assert answers_key(LanguageModel.load(folder), fingerprint=lm.fingerprint()) == keys[0]
+
+
+def test_answers_under_an_edit_are_not_kept_as_the_model_s_own(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    log = AnswerLog(tmp_path / "answers.jsonl", answers_key(lm, max_new_tokens=LENGTH))
+    with writing(Point(lm.layers[0]), lambda hidden: hidden.flip(-1)):
+        edited = generate(lm, PROMPTS, max_new_tokens=LENGTH, log=log)
+    own = generate(lm, PROMPTS, max_new_tokens=LENGTH, log=log)
+    assert own == generate(lm, PROMPTS, max_new_tokens=LENGTH) != edited
+    with writing(Point(lm.layers[0]), lambda hidden: hidden.flip(-1)):
+        assert generate(lm, PROMPTS, max_new_tokens=LENGTH, log=log) == edited
 
 
 def test_a_whole_number_is_a_temperature_like_any_other(checkpoint_of: Checkpoints) -> None:

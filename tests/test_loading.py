@@ -154,7 +154,7 @@ def test_an_adapter_of_the_hub_is_loaded_by_its_name(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     lm = LanguageModel.load("user/adapter")
     torch.testing.assert_close(logits(lm), wanted, atol=1e-4, rtol=0)
-    assert lm.model.name_or_path == "user/adapter"
+    assert lm.model.name_or_path == "user/adapter" and lm.model.config._commit_hash == "abc"
 
 
 def test_an_adapter_of_another_task_is_refused(checkpoint_of: Checkpoints, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from unlearning.scoring import (
     verdicts,
     workload_of,
 )
+from unlearning.scoring.hosts import LocalHost
+from unlearning.scoring.sequence_classifier import SequenceClassifier
 
 PROMPTS = ["What is this?", "Who is it, and why?", "a"]
 RESPONSES = ["I cannot help with that.", "It is a clock. " * 9, "b"]
@@ -106,6 +109,23 @@ def test_both_rubrics_and_what_needs_no_model(small: LocalJudge) -> None:
     scorer = find_scorer(f"local-judge:{small.source}")
     assert isinstance(scorer, ModelScorer)
     assert scorer.name == f"local-judge:{Path(small.source).name}"
+
+
+def test_judges_in_other_folders_of_the_same_name_have_other_versions(
+    checkpoint_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    place, copy = checkpoint_of("qwen2"), tmp_path / "copy" / "judge"
+    shutil.copytree(place, copy)
+    moved = Path(shutil.copytree(place, tmp_path / "moved" / "judge"))
+    one, same = (LocalJudge(str(folder)) for folder in (copy, moved))
+    assert (one.name, one.version) == (same.name, same.version)
+    weights = bytearray((moved / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (moved / "model.safetensors").write_bytes(weights)
+    assert LocalJudge(str(moved)).version != one.version
+    assert SequenceClassifier(str(moved)).version != SequenceClassifier(str(copy)).version
+    found = [LocalHost(str(folder)).digest for folder in (copy, moved)]
+    assert found[0] != found[1] and LocalJudge("org/judge").version in one.version
 
 
 def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:

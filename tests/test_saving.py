@@ -148,3 +148,22 @@ def test_an_adapter_names_its_base_by_an_absolute_path(
     assert read_json(saved / "adapter_config.json")["base_model_name_or_path"] == str(base)
     monkeypatch.chdir(tmp_path)
     check_saved(LanguageModel.load(saved), tmp_path)
+
+
+def test_an_adapter_names_the_commit_of_its_base(
+    checkpoint_of: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commits of one model of the hub, whose cache stands for the hub."""
+    place, older, newer = tmp_path / "models--some--model", "a" * 40, "b" * 40
+    for commit, factor in ((older, 1.0), (newer, 1.5)):
+        lm = LanguageModel.load(checkpoint_of("llama"))
+        with torch.no_grad():
+            lm.layers[0].get_parameter("mlp.up_proj.weight").mul_(factor)
+        lm.model.save_pretrained(place / "snapshots" / commit)
+        lm.tokenizer.save_pretrained(place / "snapshots" / commit)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(newer, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    lm = trained(LanguageModel.load("some/model", revision=older))
+    saved = save_with_logits(lm, tmp_path / "arm")
+    check_saved(LanguageModel.load(saved), tmp_path / "arm")

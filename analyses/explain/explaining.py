@@ -141,7 +141,8 @@ class _Work:
         base, sizes, progress = self.base, self.sizes, self.progress
         after = after_of(self.record, arm)
         key = content_key(
-            ("readout", "causes"), self.fingerprint, after.fingerprint(), base.chat.fingerprint,
+            ("readout", "causes"), self.fingerprint, after.fingerprint(),
+            base.chat.fingerprint, base.chat.tokenization,
             asdict(self.prefixes), self.prompts.to_json(orient="records"),
             {**asdict(sizes), "batch_size": None}, self.seed, METHOD,
         )  # fmt: skip

@@ -86,7 +86,7 @@ def kept_trials(
     """The file in ``folder`` that keeps what the gate of a model read under edits."""
     asked = [list(table[name]) for name in ("prompt", "domain", "label", "split")]
     leaves = [prefixes.refusal, prefixes.compliance]
-    key = content_key("gate", fingerprint, lm.chat.fingerprint, leaves, asked)
+    key = content_key("gate", fingerprint, lm.chat.fingerprint, lm.chat.tokenization, leaves, asked)
     return folder / f"gate-{key[:16]}.jsonl"
 
 

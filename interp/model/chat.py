@@ -13,6 +13,8 @@ token.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,6 +152,13 @@ class Chat:
         if {"<think>", "</think>"} & set(self._rendered.special_tokens):
             found["special_thoughts"] = True
         return found
+
+    @cached_property
+    def tokenization(self) -> str:
+        """A hash of how text becomes token ids, and ids text, for cache keys."""
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        told |= {"truncation": None, "padding": None}  # the state that the last call left
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def encode(
         self, prompt: str, response: str | Sequence[int] | None = None, *, closed: bool = True

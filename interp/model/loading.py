@@ -61,7 +61,9 @@ def load_merged(
     if not folder.exists():
         folder = _adapter_of_hub(str(source), options) or folder
     if not (folder / "adapter_config.json").is_file():
-        return _load_whole(source, dtype, options), load_tokenizer(source, options)
+        model = _load_whole(source, dtype, options)
+        model.config._commit_hash = _commit_of(source, options)
+        return model, load_tokenizer(source, options)
     base = adapter_base(folder)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     # The requested revision belongs to the adapter, not to its base.
@@ -73,8 +75,9 @@ def load_merged(
         why = error if isinstance(error, ModelError) else load_error(base, error)
         raise ModelError(f"{source} is an adapter on {base}, which does not load: {why}") from error
     model = merge_adapter(model, folder)
-    # An adapter trained on top of this one names this folder as its base, not the original base.
+    # An adapter trained on top of this one names this one as its base, not the original base.
     model.name_or_path = str(source)
+    model.config._commit_hash = None if Path(source).exists() else folder.name
     if (folder / "tokenizer_config.json").is_file():
         tokenizer = load_tokenizer(folder, options)
     return model, tokenizer
@@ -88,6 +91,14 @@ def _adapter_of_hub(name: str, options: Mapping[str, Any]) -> Path | None:
     if _hub_file(name, "adapter_config.json", revision) is None:
         return None
     return Path(snapshot_download(name, revision=revision, allow_patterns=list(ADAPTER_FILES)))
+
+
+def _commit_of(source: str | Path, options: Mapping[str, Any]) -> str | None:
+    """The commit of a model of the hub; transformers does not keep it."""
+    if Path(source).exists():
+        return None
+    file = _hub_file(source, "config.json", options.get("revision"))
+    return file and Path(file).parent.name
 
 
 def _hub_file(source: str | Path, name: str, revision: str | None) -> str | None:

@@ -29,6 +29,7 @@ from interp.errors import InputError
 from interp.model import (
     LanguageModel,
     Tokens,
+    active_edits,
     begin,
     doubled,
     equal_up_to_rounding,
@@ -104,7 +105,7 @@ def generate(
         opening: token ids with which every answer is forced to begin; they are part of it.
         progress: called with the number of prompts just done.
         log: answers in it are not generated again, and new ones are added batch by batch. Its key
-            is :func:`answers_key` of the same model and settings.
+            is :func:`answers_key` of the same model and settings. Not used while an edit is active.
 
     Raises:
         InputError: a prompt is longer than the model's context, or ``max_new_tokens`` is below 1.
@@ -112,6 +113,8 @@ def generate(
     """
     require_new_tokens(max_new_tokens)
     stops = stop_tokens(lm)
+    if active_edits(lm.model):
+        log = None  # these are not the model's own answers
 
     def batches(asked: Sequence[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
         rows = [lm.chat.encode(one.prompt, tuple(opening) or None) for one in asked]
@@ -177,7 +180,8 @@ def answers_key(
     sampling = [float(temperature), seed] if temperature > 0 else None
     stops = sorted(stop_tokens(lm))
     fingerprint = fingerprint or lm.fingerprint()
-    parts = [fingerprint, lm.chat.fingerprint, stops, max_new_tokens, sampling]
+    parts = [fingerprint, lm.chat.fingerprint, lm.chat.tokenization]
+    parts += [stops, max_new_tokens, sampling]
     check = lm.checked
     if check.decoding != "padded" or not check.cache:
         parts.append([check.decoding, check.cache])

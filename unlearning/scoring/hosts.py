@@ -15,6 +15,7 @@ from unlearning.scoring.forms import Asked, Form
 from unlearning.scoring.reading import (
     Workload,
     estimated_tokens,
+    local_digest,
     model_name,
     without_special_tokens,
 )
@@ -33,6 +34,10 @@ class Host(Protocol):
     @property
     def model(self) -> str:
         """Its name in tables: a hub id, or the last name of a folder."""
+
+    @property
+    def digest(self) -> str:
+        """What tells a local model from another of its name; empty for others."""
 
     def cleaned(self, text: str) -> str:
         """A judged text without the model's special tokens, as far as they are known."""
@@ -67,6 +72,10 @@ class LocalHost:
     @property
     def model(self) -> str:
         return model_name(self.source)
+
+    @cached_property
+    def digest(self) -> str:
+        return local_digest(self.source)
 
     @cached_property
     def lm(self) -> LanguageModel:
@@ -162,6 +171,10 @@ class ServedHost:
     @property
     def model(self) -> str:
         return self.endpoint.model
+
+    @property
+    def digest(self) -> str:
+        return ""
 
     def cleaned(self, text: str) -> str:
         """``text``: its form is without the common special tokens already."""

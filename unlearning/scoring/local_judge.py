@@ -25,6 +25,7 @@ from unlearning.scoring.reading import (
     ModelScorer,
     Workload,
     estimated_tokens,
+    local_digest,
     model_name,
     without_special_tokens,
 )
@@ -65,9 +66,9 @@ class LocalJudge:
     def name(self) -> str:
         return f"local-judge:{model_name(self.source)}"
 
-    @property
+    @cached_property
     def version(self) -> str:
-        return f"{self.rubric.name}-{self.rubric.version}"
+        return f"{self.rubric.name}-{self.rubric.version}{local_digest(self.source)}"
 
     @property
     def when_empty(self) -> str:

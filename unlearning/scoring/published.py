@@ -43,7 +43,7 @@ class PublishedReader:
 
     @property
     def version(self) -> str:
-        return f"{self.scale}-{self.form.version}"
+        return f"{self.scale}-{self.form.version}{self.host.digest}"
 
     @property
     def when_empty(self) -> str:

@@ -123,7 +123,7 @@ class Reader:
         told += (
             [file_hash(Path(self.source))]
             if is_file
-            else [self.lm.fingerprint(), self.lm.chat.fingerprint]
+            else [self.lm.fingerprint(), self.lm.chat.fingerprint, self.lm.chat.tokenization]
         )
         return hashlib.sha256(repr(told).encode("utf-8")).hexdigest()[:16]
 

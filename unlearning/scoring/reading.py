@@ -8,14 +8,18 @@ The module also estimates the workload before a model runs.
 
 from __future__ import annotations
 
+import hashlib
 import os.path
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from interp.errors import InputError
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import FineScorer, Texts, spoken
+
+_SAMPLES, _SAMPLED = 64, 65_536  # places of a large file, and bytes read at each
 
 
 class ResponseReader(Protocol):
@@ -113,6 +117,27 @@ def model_name(source: str) -> str:
     """A hub id unchanged; of a path the last name, because its folder differs between machines."""
     is_here = os.path.exists(source)
     return os.path.basename(os.path.abspath(source)) if is_here else source
+
+
+def local_digest(source: str) -> str:
+    """A dash and a digest of a local model's files, for versions; empty for a hub id.
+
+    A hub id names its model. A folder's last name does not, and its files may change. Of a file
+    above 4 MiB, 64 places are read.
+    """
+    path = Path(source)
+    if not path.exists():
+        return ""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            size = file.stat().st_size
+            digest.update(f"{file.name} {size} ".encode())
+            with file.open("rb") as opened:
+                for place in range(_SAMPLES):
+                    opened.seek(place * max(0, size - _SAMPLED) // (_SAMPLES - 1))
+                    digest.update(opened.read(_SAMPLED))
+    return f"-{digest.hexdigest()[:8]}"
 
 
 def without_special_tokens(text: str, tokenizer: Any) -> str:

@@ -22,7 +22,7 @@ from interp.errors import InputError, ModelError, first_line
 from interp.model import check_source, map_in_batches, moved, require_vocabulary, usable_device
 from interp.progress import Advance, silent
 from unlearning.scoring.classes import FINE_CLASSES, Scorer, Texts
-from unlearning.scoring.reading import ModelScorer, Workload, model_name
+from unlearning.scoring.reading import ModelScorer, Workload, local_digest, model_name
 from unlearning.scoring.registry import scorer
 
 #: Maximum number of tokens to read; later text does not change the class.
@@ -62,10 +62,10 @@ class SequenceClassifier:
         named = f"{self._kind}:{model_name(self.source)}"
         return f"{named}#{self.label}" if self.label else named
 
-    @property
+    @cached_property
     def version(self) -> str:
-        """The version of the text format and its maximum length."""
-        return f"1-{LONGEST}"
+        """The version of the text format, its maximum length, and a digest of a local model."""
+        return f"1-{LONGEST}{local_digest(self.source)}"
 
     @property
     def when_empty(self) -> str:

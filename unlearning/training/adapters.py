@@ -256,8 +256,9 @@ def _inject(lm: LanguageModel, config: LoraConfig, seed: int) -> LanguageModel:
         torch.manual_seed(seed)
         adapted: Any = get_peft_model(lm.model, config)
     compute_as_inputs(adapted)
-    # The adapter must find its base from any working folder.
+    # The adapter must find its base from any working folder, and the same commit of it.
     for one in adapted.peft_config.values():
+        one.revision = getattr(lm.model.config, "_commit_hash", None)
         if one.base_model_name_or_path and Path(one.base_model_name_or_path).exists():
             one.base_model_name_or_path = str(Path(one.base_model_name_or_path).absolute())
     return lm.with_model(adapted)
