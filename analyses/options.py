@@ -147,8 +147,9 @@ ForgettingLevel = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Share of the target's refusal that is gone in the kept model (default: 0.95; 0.9 for "
-        "a model organism; reproduce keeps the last step of other models).",
+        help="Share of the target's refusal that is gone in the kept model; 1: all steps are made, "
+        "and the last one is kept (default: 0.95; 0.9 for a model organism; reproduce: 1 for other "
+        "models).",
     ),
 ]
 LearningRate = Annotated[

@@ -66,6 +66,16 @@ def run(rates: Sequence[float], **options: Any) -> tuple[ForgettingCurve, int]:
     return scoring, state.global_step
 
 
+@given(RATES.map(lambda rates: [*rates, 0.0, 0.0, *rates]))
+def test_a_run_that_never_stops_makes_all_steps_and_keeps_the_last(rates: list[float]) -> None:
+    """Also where nothing of the refusal is left, or its level stays where it is."""
+    kept: list[int] = []
+    scoring, last = run(rates, stop_at=1.0, keep=lambda: kept.append(1))
+    assert last == len(rates) and not kept
+    scoring.finish()
+    assert kept == [1] and scoring.kept_at == last
+
+
 @given(RATES)
 def test_the_forgetting_level_is_the_running_maximum_of_what_was_lost(rates: list[float]) -> None:
     scoring, last = run(rates)

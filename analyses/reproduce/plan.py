@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from analyses.evaluate import TaskPlan
     from unlearning.training import TrainingSettings
 
-# A forgetting level that no run reaches: the paper trains for its epochs.
+# At this forgetting level arms make all steps, and the last one is kept: the paper's epochs.
 NEVER = 1.0
 MAKE_PROMPTS = "make a file of prompts with `spillover prompts make` (docs/how-to/reproduction.md)"
 

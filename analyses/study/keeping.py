@@ -138,6 +138,8 @@ class Keeper:
     def is_overdosed(self, first: Reading) -> bool:
         """Whether another model may comply better than the one at the wanted level."""
         plan = self.context.plan
+        if plan.stop_at >= 1:  # the last step is wanted, whatever it says
+            return False
         too_far = first.level >= plan.stop_at or not first.is_coherent
         return too_far and not first.complies and not Bounds(*plan.bounds)
 

@@ -151,8 +151,8 @@ def unlearn(
         learning_rate: of AdamW, constant (default: 5e-5; 3e-4 for a model organism).
         batch_size: forget examples in an optimizer step (default: 32).
         max_steps: maximum number of optimizer steps (default: 200; 80 for a model organism).
-        forgetting_level: share of the target's refusal that is gone in the kept model, 0 to 1
-            (default: 0.95; 0.9 for a model organism).
+        forgetting_level: share of the target's refusal that is gone in the kept model; 1: all
+            steps are made, and the last one is kept (default: 0.95; 0.9 for a model organism).
         seed: order of the examples and initial adapters (default: 0).
         settings: all settings of the training at once, instead of these defaults; the arguments
             above replace single settings.

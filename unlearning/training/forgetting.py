@@ -11,6 +11,7 @@ that levels off below the wanted level, as one with a large retain weight may, e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,7 @@ class ForgettingCurve(TrainerCallback):
         evaluation: the prompts to score, including harmful validation prompts of ``concept``.
         concept: the target; None for a control arm, which never stops early.
         base: scores of the same prompts at step 0.
-        stop_at: forgetting level (0 … 1) at which the model is kept.
+        stop_at: forgetting level (0 … 1) at which the model is kept; 1: the last step.
         every_step: score after each step instead of log-spaced steps.
         by_text: scoring generates answers, so fewer steps are scored.
         keep: called with the model at that level, or at the end if it is never reached.
@@ -131,7 +132,7 @@ class ForgettingCurve(TrainerCallback):
         self.evaluation = evaluation
         self.concept = concept
         self.base_rate = target_rate(base, concept) if concept else float("nan")
-        self.stop_at = stop_at
+        self.stop_at = stop_at if stop_at < 1 else math.inf
         self.every_step = every_step
         self.spacing = (BY_TEXT,) if by_text else ()
         self.keep = keep
