@@ -129,6 +129,23 @@ def test_unlearning_leaves_the_model_bit_equal(
     assert np.isfinite(sp.patch(base, trained, texts, readout=readout).effect).all()
 
 
+def test_near_duplicates_count_once_in_the_record(
+    lm: sp.LanguageModel, prompts: pd.DataFrame
+) -> None:
+    """As in a run's folder: other intervals, and the same values."""
+    prompts = fewer(prompts)
+    place = prompts.groupby(["domain", "label", "split"]).cumcount()
+    fours = prompts["domain"] + prompts["label"] + prompts["split"] + (place % 4).astype(str)
+    plain, grouped = (
+        sp.unlearn(lm, table, concept="safety", max_steps=1, quiet=True).record
+        for table in (prompts, prompts.assign(group=fours))
+    )
+    named = grouped.scores[["prompt_id", "cluster"]].drop_duplicates()
+    assert set(named.itertuples(index=False, name=None)) < {*zip(prompts["id"], fours, strict=True)}
+    one, other = (each.verdict.refusal_rate for each in (plain, grouped))
+    assert one.value == other.value and one.high - one.low < other.high - other.low
+
+
 def test_an_intervention_must_end_before_unlearning(
     lm: sp.LanguageModel, prompts: pd.DataFrame
 ) -> None:

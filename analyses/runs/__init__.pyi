@@ -10,6 +10,7 @@ from .arms import objective_title as objective_title
 from .arms import read_run as read_run
 from .arms import weight_label as weight_label
 from .arms import weights_of as weights_of
+from .arms import with_clusters as with_clusters
 from .behaviours import FEWEST_ANSWERS as FEWEST_ANSWERS
 from .behaviours import MOST_GIBBERISH as MOST_GIBBERISH
 from .behaviours import NOT_PREFILLED as NOT_PREFILLED

@@ -210,14 +210,14 @@ def read_run(folder: str | Path, *, only: Collection[str] | None = None) -> RunR
             f"{folder} holds no scores of the base model (arms/{BASE}/scores.parquet); "
             "expected a run's folder: start or resume the run first"
         )
-    clusters = _clusters(folder / "prompts.parquet")
+    prompts = read_table(folder / "prompts.parquet", ("id",))
     config = _read_or_empty(folder / "config.json")
     found, unfinished = {}, []
     for path in sorted(path for path in (folder / "arms").iterdir() if path.is_dir()):
         if only is not None and path.name not in {BASE, *only}:
             continue
         if path.name == BASE or (path / "DONE").is_file():
-            found[path.name] = _read_arm(path, clusters)
+            found[path.name] = _read_arm(path, prompts)
         else:
             unfinished.append(path.name)
     base = found.pop(BASE)
@@ -241,36 +241,34 @@ def read_run(folder: str | Path, *, only: Collection[str] | None = None) -> RunR
     )
 
 
-def _read_arm(path: Path, clusters: Mapping[str, object]) -> Arm:
+def _read_arm(path: Path, prompts: pd.DataFrame) -> Arm:
     scores = read_table(path / "scores.parquet", (*SCORES, *SCORES_OF_TEXT))
     if scores.empty:
         raise FileError(f"{path / 'scores.parquet'} has no rows; run the arm again")
     rotation, given = path / "rotation.parquet", path / "prefilled.parquet"
     prefilled = read_table(given, PREFILLED) if given.is_file() else None
-    for table in (scores, prefilled):
-        if clusters and table is not None:
-            table["cluster"] = table["prompt_id"].map(clusters).fillna(table["prompt_id"])
+    prefilled = None if prefilled is None else with_clusters(prefilled, prompts)
     return Arm(
         name=path.name,
         config=_read_or_empty(path / "config.json")
         if path.name == BASE
         else read_json(path / "config.json", CONFIG),
-        scores=scores,
+        scores=with_clusters(scores, prompts),
         rotation=read_table(rotation, ROTATION) if rotation.is_file() else None,
         prefilled=prefilled,
     )
 
 
-def _clusters(prompts: Path) -> Mapping[str, object]:
-    """The cluster of near-duplicate prompts of each prompt id; empty without marked clusters.
+def with_clusters(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
+    """``scores`` with a column ``cluster``, if the table of prompts marks near-duplicates.
 
-    Without this file the intervals would take every near-duplicate for one prompt more.
+    Otherwise intervals would take every near-duplicate for one prompt more.
     """
-    table = read_table(prompts, ("id",))
-    if "group" not in table:
-        return {}
-    marked = table.dropna(subset=["group"])
-    return dict(zip(marked["id"], marked["group"].astype(str), strict=True))
+    if "group" not in prompts or prompts["group"].isna().all():
+        return scores
+    marked = prompts.dropna(subset=["group"]).set_index("id")["group"].astype(str)
+    named = scores["prompt_id"]
+    return scores.assign(cluster=named.map(marked).fillna(named))
 
 
 def _read_or_empty(path: Path) -> dict[str, Any]:

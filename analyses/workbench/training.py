@@ -19,6 +19,7 @@ from analyses.runs import (
     behaviour,
     measure,
     verdict_on,
+    with_clusters,
 )
 from analyses.study import (
     ArmPlan,
@@ -218,8 +219,9 @@ def unlearn(
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     scores = CoherenceBounds.from_base(baseline.scores).applied(scores)
+    scores = with_clusters(scores, context.prompts)
     after = Arm(arm.name, arm.describe(plan.stop_at), scores, None)
-    base = Arm(BASE, {}, baseline.scores, None)
+    base = Arm(BASE, {}, with_clusters(baseline.scores, context.prompts), None)
     record = TrainingRecord(
         concept,
         arm.retain,
