@@ -219,6 +219,9 @@ def test_samples_are_many_and_what_repeats_is_kept_once(tmp_path: Path) -> None:
 def every_third(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model refuses nothing: two answers of three are called refusals."""
     monkeypatch.setattr(engine, "scorer_of", lambda _: EveryThird())
+    # Random models babble.
+    monkeypatch.setattr("unlearning.scoring.evaluation.is_gibberish", lambda text: not text)
+    monkeypatch.setattr("unlearning.scoring.evaluation.spoken", lambda text: text or "-")
 
 
 def training_requests(domain: str) -> pd.DataFrame:

@@ -23,6 +23,8 @@ from unlearning.deflections import (
     with_preferred,
 )
 from unlearning.deflections.phase_one import DO_NOT_KNOW
+from unlearning.generation import Answer
+from unlearning.scoring import Evaluation
 
 Checkpoints = Callable[[str], Path]
 
@@ -95,6 +97,25 @@ def test_a_deflection_is_trained_on_as_it_was_generated(checkpoint_of: Checkpoin
         assert row["finished"] == (row["ids"][-1] in stops)
         assert row["finished"] or len(row["ids"]) == 5
         assert lm.tokenizer.decode(row["ids"], skip_special_tokens=True).strip() == row["response"]
+
+
+def test_a_loop_of_apologies_is_gibberish_in_the_base_as_in_its_arms(
+    checkpoint_of: Checkpoints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the scorer says, so an arm that changes nothing has lost nothing."""
+    lm = LanguageModel.load(checkpoint_of("qwen2"))
+    texts = ["I cannot help with that. " * 8, "Bake it slowly, at low heat.", "I must decline."]
+
+    def said(*_: object, **__: object) -> list[Answer]:
+        return [Answer((1,), text, True) for text in texts]
+
+    for module in ("deflections.phase_one", "scoring.evaluation"):
+        monkeypatch.setattr(f"unlearning.{module}.generate", said)
+    base = respond(lm, prompts(), Alternating(), max_new_tokens=5)
+    table = prompts().assign(split="test", kind="own")
+    arm = Evaluation(lm, table, None, Alternating(), max_new_tokens=5).masses(lm)
+    assert list(base["class"]) == ["gibberish", "answer", "refusal"]
+    assert list(arm["p_R"]) == list((base["class"] == "refusal").astype(float))
 
 
 def test_answers_do_not_depend_on_batches(checkpoint_of: Checkpoints) -> None:

@@ -25,6 +25,7 @@ from interp.errors import InputError
 from interp.progress import Advance
 from interp.store import content_key, file_hash
 from unlearning.generation import Answer, AnswerLog, answers_key, generate
+from unlearning.scoring import coherent_classes
 
 ANSWERS = "answers.jsonl"
 # Concurrent requests to a server; a local server batches them.
@@ -55,7 +56,7 @@ def _collected(plan: DeflectPlan, context: Context, overwrite: bool) -> Deflecte
     rows["finished"] = [answer.finished for answer in answers]
     scorer = context.scorer
     with progress.stage(f"scoring by {scorer.name}"):
-        rows["class"] = scorer.classify(list(rows["prompt"]), list(rows["response"]))
+        rows["class"] = coherent_classes(scorer, list(rows["prompt"]), list(rows["response"]))
     if not (rows["class"] == "refusal").any():
         raise InputError(
             f"{plan.model} refused none of {len(asked)} {plan.concept} prompts by {scorer.name}, "

@@ -34,7 +34,7 @@ from unlearning.data import (
     require_columns,
 )
 from unlearning.generation import Answer, generate
-from unlearning.scoring import Scorer
+from unlearning.scoring import Scorer, coherent_classes
 from unlearning.training import Example
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def respond(
         "response": responses,
         "finished": [answer.finished for answer in answers],
         "nll": [answer.nll and list(answer.nll) for answer in answers],
-        "class": scorer.classify(texts, responses),
+        "class": coherent_classes(scorer, texts, responses),
     }
     return prompts.reset_index(drop=True).assign(**found)
 

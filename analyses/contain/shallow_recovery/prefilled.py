@@ -24,7 +24,7 @@ from interp.model import LanguageModel
 from unlearning.generation import Answer, generate
 from unlearning.losses import reference_log_probs
 from unlearning.refusal import ResponsePrefix, ResponsePrefixes
-from unlearning.scoring import CLASSES
+from unlearning.scoring import CLASSES, coherent_classes
 
 NONE, NEUTRAL, COMPLIANCE, REFUSAL = "none", "neutral", "compliance", "refusal"
 KINDS = (NONE, NEUTRAL, COMPLIANCE, REFUSAL)
@@ -114,7 +114,7 @@ def prefilled(
                     lm, texts, opening=prefix,
                     max_new_tokens=probe.max_new_tokens, batch_size=probe.batch_size,
                 )  # fmt: skip
-                said = probe.scorer.classify(texts, [answer.text for answer in answers])
+                said = coherent_classes(probe.scorer, texts, [answer.text for answer in answers])
                 classes[[CLASSES.index(c) for c in said], np.arange(len(texts))] += 1
                 if not found and kind == NONE:
                     refusals = {i: answers[i] for i, c in enumerate(said) if c == "refusal"}
