@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +24,7 @@ from unlearning.training import (
     prepare_in_place,
     unlearn_in_place,
 )
-from unlearning.training.terms import Weights, term_weights
+from unlearning.training.terms import Weights, term_weights, weighted_sum
 
 NAMES = ("safety", "bias", "privacy")
 FINITE = st.floats(-1e6, 1e6)
@@ -49,6 +52,27 @@ def test_shares_divide_the_weight(whole: float, shares: list[float]) -> None:
     assert sum(values.values()) == pytest.approx(whole)
     for name, share in zip(NAMES, shares, strict=True):
         assert values[name] * sum(shares) == pytest.approx(whole * share)
+
+
+@given(st.integers(1, 6), st.integers(1, 2), st.integers(1, 9), st.data())
+def test_every_step_has_the_whole_retain_weight(
+    batch: int, ratio: int, groups: int, data: st.DataObject
+) -> None:
+    """Also one with fewer retain examples than groups."""
+    names = [f"domain {i}" for i in range(groups)]
+    shares = data.draw(st.lists(st.floats(0.1, 10), min_size=groups, max_size=groups))
+    one = Example("one", Tokens((1, 2), {"response": slice(1, 2)}))
+    mixed = Mixture([one], {name: [one] for name in names}, ratio=ratio)
+    stream = mixed.stream(groups, batch)
+    terms = [SimpleNamespace(group=name, name=name or "forget", options={},
+                             objective=lambda view: torch.ones(view["rows"]))
+             for name in (None, *names)]  # fmt: skip
+    for step in range(groups):
+        drawn = [group for i in range(batch) for (group, _), _ in stream[step * batch + i]]
+        counts = torch.bincount(torch.tensor(drawn), minlength=1 + groups)
+        views: Any = [{"rows": int(n)} if n else {} for n in counts]
+        loss, _ = weighted_sum(terms, views, dict(zip(names, shares, strict=True)), counts)  # type: ignore[arg-type]
+        assert float(loss) == pytest.approx(1 + sum(shares), rel=1e-5)
 
 
 def test_shares_are_equal_unless_given() -> None:

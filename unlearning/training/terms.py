@@ -99,6 +99,9 @@ def weighted_sum(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Σ_g w_g · (1/N_g) Σ_i loss_g(i), and each term's share of its mean.
 
+    A step with fewer retain examples than retain groups lacks some. The others then get their
+    weight too, so that the retain terms together have the same weight in every step.
+
     Args:
         terms: one for each group of the mixture.
         views: the batch's rows, by group.
@@ -110,12 +113,23 @@ def weighted_sum(
         for term, view, count in zip(terms, views, counts, strict=True)
         if view
     }
+    share = _share_in_step(terms, weights, counts)
     weighted = [
-        means[term.name] * (1.0 if term.group is None else weights[term.group])
+        means[term.name] * (1.0 if term.group is None else weights[term.group] / share)
         for term in terms
         if term.name in means
     ]
     return torch.stack(weighted).sum(), means
+
+
+def _share_in_step(
+    terms: Sequence[Term], weights: Mapping[str, float], counts: Int[Tensor, " group"]
+) -> Float[Tensor, ""]:
+    """The retain groups' share of the retain weight that have examples in the step; 1 if all do."""
+    of_group = [0.0 if term.group is None else weights[term.group] for term in terms]
+    each = counts.new_tensor(of_group, dtype=torch.float32)
+    here = (each * (counts > 0)).sum()
+    return torch.where(here > 0, here / each.sum(), 1.0)
 
 
 FILE = "multipliers.json"
