@@ -376,6 +376,24 @@ def test_differences_are_paired_and_near_duplicates_drawn_together() -> None:
         Others.of(table, "bias")
 
 
+def test_a_domain_with_few_prompts_takes_no_interval_from_all_together() -> None:
+    rows = [("bias", i, 30) for i in range(30)] + [("privacy", i, 1) for i in range(8)]
+    table = pd.DataFrame(
+        [(f"{d}-{i}", "p", d, "harmful", "test", f"{d}-{i % n}") for d, i, n in rows],
+        columns=["id", "prompt", "domain", "label", "split", "group"],
+    )
+    values = np.random.default_rng(0).normal(size=len(table))
+    found = Others.of(table, CONCEPT).means(values)
+    assert np.isfinite(found[ALL].estimate().low)
+    assert np.isnan(found["privacy"].estimate().low)
+    one = Others.of(table[table["domain"] == "bias"], CONCEPT).means(values[:30])[ALL]
+    assert found["bias"].standard_error == one.standard_error
+    lone = Others.of(table[table["domain"] == "privacy"], CONCEPT)
+    same = {name: spoken(np.ones(8)) for name in ("base", "kept")}
+    finding = of_compliance_prefixes(same, lone, "kept")
+    assert finding.verdict == "undefined"
+
+
 def test_contained_models_have_names_of_their_own(bench: Bench) -> None:
     for contained in ({}, {"plain": bench.plain}):
         with pytest.raises(InputError, match="contained models"):

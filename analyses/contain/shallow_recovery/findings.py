@@ -188,7 +188,7 @@ def _judged(
     instead: tuple[str, str] | None = None,
 ) -> Finding:
     """The verdict by rule, or the verdict and reason in ``instead``."""
-    if not apart.defined:
+    if not (apart.defined and np.isfinite(apart.low)):
         why = obstacle or apart.reason or "undefined"
         return Finding(
             test, name, "undefined", apart, f"{name}, {TITLES.get(test, test)}: undefined ({why})."

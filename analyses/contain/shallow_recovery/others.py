@@ -14,7 +14,13 @@ from jaxtyping import Bool, Float
 
 from interp.errors import InputError
 from interp.model import LanguageModel
-from interp.statistics import Draws, pooled_freedom, resampling_weights, weighted_means
+from interp.statistics import (
+    FEWEST_UNITS,
+    Draws,
+    pooled_freedom,
+    resampling_weights,
+    weighted_means,
+)
 from unlearning.refusal import ResponsePrefixes, prefix_masses
 from unlearning.scoring import Scorer
 
@@ -29,7 +35,8 @@ class Others:
 
     Attributes:
         table: columns ``id, prompt, domain, unit``; prompts of one unit are near-duplicates.
-        weights: number of draws of each prompt in each resample; domains are resampled separately.
+        weights: number of draws of each prompt in each resample; domains are resampled separately,
+            and one with a single unit is in every resample.
     """
 
     table: pd.DataFrame
@@ -55,12 +62,20 @@ class Others:
         unit = rows["group"].fillna(rows["id"]) if "group" in rows else rows["id"]
         weights = [
             resampling_weights(
-                pd.factorize(unit[of_domain.index])[0], resamples, seed, f"test/{domain}"
+                pd.factorize(unit[of_domain.index])[0], resamples, seed, f"test/{domain}", fewest=2
             )
             for domain, of_domain in rows.groupby("domain", sort=True)
         ]
         table = rows[["id", "prompt", "domain"]].assign(unit=unit)
-        return cls(table, np.concatenate(weights, axis=1))
+        return cls(table, np.nan_to_num(np.concatenate(weights, axis=1), nan=1.0))
+
+    def resamples(
+        self, chosen: Bool[np.ndarray, " prompt"]
+    ) -> Float[np.ndarray, "resample prompt"]:
+        """The weights of these prompts; NaN, and so no interval, where they are too few units."""
+        few = self.table.loc[chosen, "unit"].nunique() < FEWEST_UNITS
+        weights = self.weights[:, chosen]
+        return np.full_like(weights, np.nan) if few else weights
 
     def __len__(self) -> int:
         return len(self.table)
@@ -94,7 +109,7 @@ class Others:
         mixed = weighted_means(values, chosen)  # each resample's own mean over repeats
         found = {}
         for name, members in self.members().items():
-            weights = self.weights[:, members]
+            weights = self.resamples(members)
             total = weights.sum(axis=1)
             drawn = np.einsum("rp,rp->r", weights, mixed[:, members]) / total
             of_repeats = mixed[:, members].mean(axis=1)
@@ -115,7 +130,7 @@ class Others:
         if count < FEWEST_PROMPTS:
             return Draws.undefined(f"{count} prompts, fewer than {FEWEST_PROMPTS}", count)
         with np.errstate(invalid="ignore"):  # a resample may miss all kept prompts
-            drawn = weighted_means(values[chosen], self.weights[:, chosen])
+            drawn = weighted_means(values[chosen], self.resamples(chosen))
         mean = float(values[chosen].mean())
         return Draws(mean, drawn, count, freedom=self.freedom(chosen))
 

@@ -200,7 +200,7 @@ def _by_domain(
         if mean[0] < LOW_BASE:
             found[name] = Draws.undefined(f"low base: p_R {mean[0]:.2f} at the start", count)
             continue
-        drawn = weighted_means(values, others.weights[:, members])
+        drawn = weighted_means(values, others.resamples(members))
         value = float(statistic(speed, relative_drop(mean)))
         reason = None if math.isfinite(value) else f"not by step {speed.steps[-1]}"
         freedom = others.freedom(members)
@@ -239,9 +239,10 @@ def curves_table(speeds: Mapping[str, Mapping[str, Speed]], others: Others) -> p
     parts = []
     for training, of_starts in speeds.items():
         for name, speed in of_starts.items():
-            drawn = relative_drop(weighted_means(speed.p_refuse, others.weights))
+            everyone = np.ones(len(others), dtype=bool)
+            drawn = relative_drop(weighted_means(speed.p_refuse, others.resamples(everyone)))
             value = relative_drop(speed.p_refuse.mean(axis=0))
-            freedom = others.freedom(np.ones(len(others), dtype=bool))
+            freedom = others.freedom(everyone)
             low, high = bootstrap_interval(value, drawn, freedom)
             columns = {"step": speed.steps, "value": value, "low": low, "high": high}
             parts.append(pd.DataFrame(columns).assign(training=training, model=name))
