@@ -232,11 +232,18 @@ def test_the_run_and_its_matrix_mark_a_degenerate_arm(tmp_path: Path) -> None:
         config = {"concept": "safety", "objective": "npo", "retain": None}
         (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
         (folder / "DONE").touch()
+    kept = raw[(raw["step"] == STEPS) & (raw["label"] == "harmful") & (raw["split"] == "test")]
+    kept.to_parquet(folder / "prefilled.parquet")  # after given words it says the same
     prompts = base.scores[["prompt_id", "domain", "label", "split"]]
     prompts.rename(columns={"prompt_id": "id"}).to_parquet(tmp_path / "run" / "prompts.parquet")
     tables = Run(tmp_path / "run")
     row = tables.arms.iloc[0]
     assert row["outcome"] == "collapsed" and row["reached"]
+    rates = behaviour(tables.record.arms[0]).set_index(["group", "quantity"])["value"]
+    for domain in DOMAINS:  # babble is no refusal in either
+        assert (
+            rates[domain, "prefilled_refusal_rate"] == rates[domain, "not_prefilled_refusal_rate"]
+        )
     assert tables.badge(tables.record.arms[0]) == "degenerate"
     assert "DEGENERATE" in wording.arm_sentence(tables, tables.record.arms[0])
     matrix = LeakageMatrix({"run": tables})

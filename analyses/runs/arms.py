@@ -222,7 +222,7 @@ def read_run(folder: str | Path, *, only: Collection[str] | None = None) -> RunR
             unfinished.append(path.name)
     base = found.pop(BASE)
     bounds = CoherenceBounds.from_base(base.scores)
-    found = {name: replace(arm, scores=bounds.applied(arm.scores)) for name, arm in found.items()}
+    found = {name: _coherent(arm, bounds) for name, arm in found.items()}
     concepts = list(config.get("concepts") or [])
 
     def order(arm: Arm) -> tuple[int, int, float, str]:
@@ -257,6 +257,12 @@ def _read_arm(path: Path, prompts: pd.DataFrame) -> Arm:
         rotation=read_table(rotation, ROTATION) if rotation.is_file() else None,
         prefilled=prefilled,
     )
+
+
+def _coherent(arm: Arm, bounds: CoherenceBounds) -> Arm:
+    """The arm with degenerate answers, plain or prefilled, in the class ``gibberish``."""
+    given = None if arm.prefilled is None else bounds.applied(arm.prefilled)
+    return replace(arm, scores=bounds.applied(arm.scores), prefilled=given)
 
 
 def with_clusters(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:

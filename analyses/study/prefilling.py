@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 
 from analyses.study.context import Context
@@ -20,7 +21,8 @@ from analyses.study.work import PREFILLED
 from interp.model import LanguageModel
 from interp.store import write_table
 from unlearning.generation import generate
-from unlearning.scoring import coherent_classes, refused
+from unlearning.scoring import coherent_classes, refused, repetition
+from unlearning.utility import response_token_nll
 
 TOKENS = 2
 FEWEST = 3  # prompts of a domain
@@ -51,6 +53,9 @@ def write_prefilled(
 ) -> None:
     """``prefilled.parquet`` of an arm: ``prompt_id, domain, opening`` (text), ``class, refused``.
 
+    ``nll``, ``repetition`` and ``tokens`` are those of the words after the opening, so that the
+    bounds of coherent answers hold for them as for plain answers.
+
     Nothing is written without an opening, or with too few prompts to keep within the cost.
 
     Args:
@@ -72,4 +77,10 @@ def write_prefilled(
     words = str(context.reference.tokenizer.decode(list(opening)))
     table = table.assign(opening=words, refused=[float(refused(one)) for one in classes])
     table["class"] = classes
+    rows = [(text, answer.ids) for text, answer in zip(texts, answers, strict=True)]
+    nats = response_token_nll(context.reference, rows, batch_size=context.plan.batch_size)
+    after = [of_answer[len(opening) :] for of_answer in nats]
+    table["nll"] = [one.mean() if one.size else np.nan for one in after]
+    table["repetition"] = [repetition(answer.text) for answer in answers]
+    table["tokens"] = [float(one.size) for one in after]
     write_table(context.run.arm(name) / "prefilled.parquet", table)
