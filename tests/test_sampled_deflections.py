@@ -147,6 +147,10 @@ def test_a_study_goes_on_without_the_domain_that_has_too_few(
     assert len(held) >= FEWEST_DEFLECTIONS and (held["id"] != held["prompt_id"]).any()
     asked_again = (tmp_path / "run" / "cache" / "sampled.jsonl").read_text().count("\n")
     assert asked_again > len(held)  # refusals or not, all answers are kept
+    folder = tmp_path / "run" / "arms" / "base" / "deflections"
+    held.assign(key="of other settings").to_parquet(folder / "toxicity.parquet")
+    run_study(plan, tmp_path / "run", Progress(quiet=True))
+    assert not (folder / "toxicity.parquet").exists() and (folder / f"{TARGET}.parquet").exists()
 
 
 @pytest.mark.usefixtures("without_report")

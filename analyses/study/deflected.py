@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pandas as pd
 from analyses.runs import BASE, WEAKLY_ALIGNED, kept_table
 from analyses.study.baseline import Baseline, describe_study, sampled_log
 from analyses.study.context import Context
-from interp.errors import InputError
+from interp.errors import FileError, InputError
 from interp.store import content_key, read_table, write_json
 from unlearning.deflections import FEWEST_DEFLECTIONS, refusals_of, with_sampled_refusals
 
@@ -47,8 +48,9 @@ def deflections_of(context: Context, baseline: Baseline, domain: str) -> pd.Data
                 progress=advance,
             )
 
-    key = content_key(("answers", BASE), baseline.inputs.key, domain, asdict(sampling))
-    return kept_table(_kept(context.run.arm(BASE), domain), key, sampled)
+    return kept_table(
+        _kept(context.run.arm(BASE), domain), _key(context, baseline, domain), sampled
+    )
 
 
 def held_deflections(base: Path, responses: pd.DataFrame, domain: str) -> pd.DataFrame:
@@ -75,6 +77,11 @@ def with_enough_deflections(context: Context, baseline: Baseline) -> Context:
 
     It says which they are, one line each.
     """
+    for path in _kept(context.run.arm(BASE), "*").parent.glob("*.parquet"):
+        with suppress(FileError):  # torn: it is made again
+            if set(read_table(path, ("key",))["key"]) == {_key(context, baseline, path.stem)}:
+                continue
+        path.unlink(missing_ok=True)  # of an earlier session with other settings of sampling
     short = {}
     for domain in context.plan.deflected(ready_made=context.pairs is not None):
         found = deflections_of(context, baseline, domain)
@@ -118,6 +125,11 @@ def require_arms(context: Context) -> None:
 
 def _kept(base: Path, domain: str) -> Path:
     return base / "deflections" / f"{domain}.parquet"
+
+
+def _key(context: Context, baseline: Baseline, domain: str) -> str:
+    sampling = asdict(context.plan.sampling)
+    return content_key(("answers", BASE), baseline.inputs.key, domain, sampling)
 
 
 def _asked(baseline: Baseline, domain: str) -> pd.DataFrame:
