@@ -9,12 +9,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from interp import plugins
 from tests.checkpoints import FAMILIES, save_checkpoint
+
+if TYPE_CHECKING:
+    from interp.model import LanguageModel
 
 #: Runs the command line: arguments in; exit code, standard output and standard error out.
 Spillover = Callable[..., tuple[int, str, str]]
@@ -67,6 +71,13 @@ def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], P
         return built[family]
 
     return folder
+
+
+@pytest.fixture(scope="module")
+def llama(checkpoint_of: Callable[[str], Path]) -> LanguageModel:
+    from interp.model import LanguageModel
+
+    return LanguageModel.load(checkpoint_of("llama"))
 
 
 @pytest.fixture(scope="session", params=FAMILIES)

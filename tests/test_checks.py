@@ -43,11 +43,6 @@ Fault = Callable[[Any], None]
 
 
 @pytest.fixture(scope="module")
-def llama(checkpoint_of: Checkpoints) -> LanguageModel:
-    return LanguageModel.load(checkpoint_of("llama"))
-
-
-@pytest.fixture(scope="module")
 def gpt2(checkpoint_of: Checkpoints) -> LanguageModel:
     return LanguageModel.load(checkpoint_of("gpt2"))
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import pytest
 from analyses.options import named_values
 from interp.model import LanguageModel
 from tests.conftest import Spillover
+from tests.fuzzing import write_jsonl
 from unlearning.data import DOMAINS, matched_pairs
 from unlearning.organism import shipped
 
@@ -46,14 +44,9 @@ def rows(domains: tuple[str, ...] = ("safety", "privacy", "bias")) -> list[dict[
     ]
 
 
-def write(path: Path, records: list[dict[str, str]]) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    return write(tmp_path / "prompts.jsonl", rows())
+    return write_jsonl(tmp_path / "prompts.jsonl", rows())
 
 
 def one_line(result: tuple[int, str, str]) -> str:
@@ -193,7 +186,7 @@ def test_an_option_that_cannot_be_met(
     expected: str,
     only_plan: bool,
 ) -> None:
-    write(tmp_path / "few.jsonl", [{"prompt": "a", "response": "No."}] * 31)
+    write_jsonl(tmp_path / "few.jsonl", [{"prompt": "a", "response": "No."}] * 31)
     (tmp_path / "utf16.jinja").write_bytes("{{ messages }}".encode("utf-16"))
     line = one_line(spillover(*unlearn(prompts, *more, *["--dry-run"] * only_plan)))
     assert expected in line
@@ -224,7 +217,7 @@ def test_given_deflections_are_in_the_plan_and_so_are_test_prompts_among_them(
     tested = [row["prompt"] for row in rows() if row["split"] == "test"][:3]
     for asked, warned in (([], False), ([text.upper() for text in tested], True)):
         pairs = [{"prompt": text, "response": "No."} for text in [*asked, *map(str, range(40))]]
-        given = ("--deflections", write(tmp_path / "given.jsonl", pairs), "--dry-run")
+        given = ("--deflections", write_jsonl(tmp_path / "given.jsonl", pairs), "--dry-run")
         code, _, said = spillover(*unlearn(prompts, *given))
         assert code == 0 and f"deflections: those in {tmp_path / 'given.jsonl'}\n" in said, said
         assert ("given.jsonl holds 3 of the " in said) is warned
@@ -236,8 +229,8 @@ def test_given_deflections_are_in_the_plan_and_so_are_test_prompts_among_them(
 def test_too_few_prompts_to_deflect(spillover: Spillover, tmp_path: Path) -> None:
     of_bias = [r for r in rows() if (r["domain"], r["split"]) == ("bias", "train")]
     harmful = [r for r in of_bias if r["label"] == "harmful"]
-    few = write(tmp_path / "few.jsonl", [r for r in rows() if r not in harmful[:7]])
-    three = write(tmp_path / "three.jsonl", [r for r in rows() if r not in harmful[3:]])
+    few = write_jsonl(tmp_path / "few.jsonl", [r for r in rows() if r not in harmful[:7]])
+    three = write_jsonl(tmp_path / "three.jsonl", [r for r in rows() if r not in harmful[3:]])
     for result in (
         spillover(*unlearn(few, "--samples", "0", concept="bias")),
         spillover(*unlearn(three, concept="bias")),  # three times nine answers
@@ -259,7 +252,7 @@ def test_a_concept_that_cannot_be_unlearned(
     line = one_line(spillover(*unlearn(prompts, concept="toxicity")))
     assert "no harmful prompts" in line and "safety" in line
     no_test = [r for r in rows() if (r["domain"], r["split"]) != (CONCEPT, "test")]
-    unsplit = write(tmp_path / "unsplit.jsonl", no_test)
+    unsplit = write_jsonl(tmp_path / "unsplit.jsonl", no_test)
     assert "none for test" in one_line(spillover(*unlearn(unsplit)))
     compare = ["compare", shipped(), shipped(), "--prompts", prompts, "--concept", "crime"]
     assert 'unknown concept "crime"' in one_line(spillover(*compare))
@@ -398,20 +391,6 @@ def test_a_plan_is_printed_and_nothing_written(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys; sys.argv = ['spillover', 'study', '--help']\n"
-        "import analyses.cli\n"
-        "try: analyses.cli.main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'matplotlib', 'sklearn', 'scipy'}\n"
-        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert "--retain" in done.stdout
-
-
 @pytest.mark.usefixtures("no_model")
 def test_the_plan_says_when_a_copy_of_the_model_is_held(spillover: Spillover) -> None:
     command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
@@ -491,7 +470,7 @@ def test_a_plan_is_refused_for_what_training_would_be(
 
 @pytest.mark.usefixtures("no_model")
 def test_pairs_need_a_column_of_compliances(spillover: Spillover, tmp_path: Path) -> None:
-    prompts = write(tmp_path / "prompts.jsonl", rows())
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows())
     command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
     code, _, error = spillover(*command, "--prompts", prompts, "--objective", "dpo")
     assert code == 2 and "column named compliance" in error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ import pytest
 from interp.errors import InputError
 from interp.model import Chat, LanguageModel
 from tests.chat_formats import OPENS_THOUGHT, tokenizer_of
+from tests.fuzzing import write_jsonl
 from unlearning.deflections import (
     FEWEST_DEFLECTIONS,
     examples,
@@ -54,11 +54,6 @@ def responses(refused: int, answered: int) -> pd.DataFrame:
     rows = pd.DataFrame({"domain": "safety", "label": "harmful", "class": classes})
     other = rows.assign(domain="bias", **{"class": "refusal"})
     return pd.concat([rows, other, rows.assign(label="benign", **{"class": "refusal"})])
-
-
-def written(path: Path, rows: Sequence[object]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 # Enough of them
@@ -142,7 +137,7 @@ def test_ready_made_pairs_are_closed_with_the_end_of_the_turn(
     tmp_path: Path, checkpoint_of: Checkpoints
 ) -> None:
     lm = LanguageModel.load(checkpoint_of("gemma2"))
-    table = read_deflections(written(tmp_path / "pairs.jsonl", [PAIR] * FEWEST_DEFLECTIONS))
+    table = read_deflections(write_jsonl(tmp_path / "pairs.jsonl", [PAIR] * FEWEST_DEFLECTIONS))
     assert len(table) == FEWEST_DEFLECTIONS and table["id"].is_unique
     for one in examples(lm, table):
         assert one.tokens == lm.chat.encode(PAIR["prompt"], PAIR["response"])
@@ -169,7 +164,7 @@ def test_pairs_that_cannot_be_used_are_refused(
     rows: list[object], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=message):
-        read_deflections(written(tmp_path / "pairs.jsonl", rows))
+        read_deflections(write_jsonl(tmp_path / "pairs.jsonl", rows))
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +193,7 @@ def test_ids_in_a_file_are_trained_on_as_they_are(
     path = tmp_path / f"pairs.{suffix}"
     table = pd.DataFrame(generated)
     if suffix == "jsonl":
-        written(path, generated)
+        write_jsonl(path, generated)
     elif suffix == "csv":
         table.to_csv(path, index=False)
     else:
@@ -212,7 +207,7 @@ def test_rows_without_ids_are_tokenized_and_nothing_is_said(
     lm: LanguageModel, generated: list[dict[str, object]], tmp_path: Path
 ) -> None:
     without = [PAIR, {**PAIR, "ids": None}, {**PAIR, "ids": []}]
-    path = written(tmp_path / "pairs.jsonl", [*without, *generated])
+    path = write_jsonl(tmp_path / "pairs.jsonl", [*without, *generated])
     pairs = with_own_ids(lm, read_deflections(path), say=silent)
     assert list(pairs["ids"].isna()) == [True] * 3 + [False] * len(generated)
     for one in examples(lm, pairs)[:3]:
@@ -225,7 +220,7 @@ def test_ids_of_another_tokenizer_and_of_edited_text_are_not_used(
     tmp_path: Path,
     checkpoint_of: Checkpoints,
 ) -> None:
-    path = written(tmp_path / "pairs.jsonl", generated)
+    path = write_jsonl(tmp_path / "pairs.jsonl", generated)
     other = LanguageModel.load(checkpoint_of("mistral"))
     said: list[str] = []
     pairs = with_own_ids(other, read_deflections(path), say=said.append)
@@ -236,7 +231,7 @@ def test_ids_of_another_tokenizer_and_of_edited_text_are_not_used(
     edited = [dict(row) for row in generated]
     edited[1]["response"] = "Put otherwise by hand."
     edited[2]["ids"] = [10**7]
-    pairs = with_own_ids(lm, read_deflections(written(path, edited)), say=said.append)
+    pairs = with_own_ids(lm, read_deflections(write_jsonl(path, edited)), say=said.append)
     assert "the token ids of 2 of" in said.pop()
     assert list(pairs["ids"].isna()).count(True) == 2 and pairs["ids"].isna()[[1, 2]].all()
 
@@ -257,7 +252,7 @@ def test_text_that_another_tool_decoded_without_special_tokens_has_its_own_ids()
 
 
 def test_a_torn_line_and_a_missing_file_are_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "pairs.jsonl", [PAIR] * 40)
+    path = write_jsonl(tmp_path / "pairs.jsonl", [PAIR] * 40)
     path.write_text(path.read_text(encoding="utf-8") + '{"prompt": "Why', encoding="utf-8")
     with pytest.raises(InputError, match="line 41: not valid JSON"):
         read_deflections(path)

@@ -22,11 +22,6 @@ Checkpoints = Callable[[str], Path]
 CHANGED = 2
 
 
-@pytest.fixture(scope="module")
-def llama(checkpoint_of: Checkpoints) -> LanguageModel:
-    return LanguageModel.load(checkpoint_of("llama"))
-
-
 def mlp_changed(lm: LanguageModel) -> LanguageModel:
     return changed(lm, lambda name: f".{CHANGED}.mlp" in name, scale=8.0)
 

@@ -14,6 +14,7 @@ import pytest
 
 import spillover as sp
 from interp.errors import InputError
+from tests.fuzzing import write_jsonl
 from unlearning.data import as_prompts, read_prompts, read_records
 from unlearning.deflections import read_deflections
 
@@ -88,30 +89,25 @@ def test_a_list_where_one_value_belongs_names_its_line(column: str, value: Any) 
         as_prompts(pd.DataFrame(rows))
 
 
-def lines_of(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("column", ["id", "prompt", "source", "pair", "notes"])
 def test_half_a_character_names_its_line(tmp_path: Path, column: str) -> None:
     rows = sixty()
     for value in ("cut \ud83d", "\ude00"):
         rows[1][column] = value
         with pytest.raises(InputError, match=rf'line 2: "{column}" holds half of a character'):
-            read_prompts(lines_of(tmp_path / "prompts.jsonl", rows))
+            read_prompts(write_jsonl(tmp_path / "prompts.jsonl", rows))
     rows[1][column] = "whole \U0001f600"  # which JSON writes as both halves
-    assert len(read_prompts(lines_of(tmp_path / "prompts.jsonl", rows))) == 60
+    assert len(read_prompts(write_jsonl(tmp_path / "prompts.jsonl", rows))) == 60
     nested = [{**row, "notes": [{"a": "\ud83d"}]} for row in sixty()]
     with pytest.raises(InputError, match='line 1: "notes" holds half'):
-        read_prompts(lines_of(tmp_path / "prompts.jsonl", nested))
+        read_prompts(write_jsonl(tmp_path / "prompts.jsonl", nested))
 
 
 def test_deflections_with_half_a_character_are_refused(tmp_path: Path) -> None:
     rows = [{"prompt": f"p {n}", "response": "No."} for n in range(40)]
     rows[5]["response"] = "No \ud83d"
     with pytest.raises(InputError, match='line 6: "response" holds half of a character'):
-        read_deflections(lines_of(tmp_path / "deflections.jsonl", rows))
+        read_deflections(write_jsonl(tmp_path / "deflections.jsonl", rows))
 
 
 def test_a_response_that_is_missing_is_an_empty_answer() -> None:
@@ -131,7 +127,7 @@ def test_recorded_answers_keep_their_fields_as_they_were(
         {"prompt": "p", "response": "Sorry, I can't \ud83d", "note": [1]},
         {"prompt": 3, "response": None, "note": None},
     ]
-    code, _, err = spillover("score", lines_of(tmp_path / "a.jsonl", rows), "--out", "out.jsonl")
+    code, _, err = spillover("score", write_jsonl(tmp_path / "a.jsonl", rows), "--out", "out.jsonl")
     assert code == 0, err
     scored = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [{name: row[name] for name in rows[0]} for row in scored] == rows

@@ -26,6 +26,7 @@ from analyses.runs import Progress
 from interp.model import LanguageModel
 from interp.store import read_json
 from tests.fake_endpoint import serving
+from tests.fuzzing import write_jsonl
 from tests.test_tasks import write_task
 from unlearning.data import matched_pairs
 from unlearning.organism import load_world, shipped
@@ -60,11 +61,6 @@ def spillover(
     return run
 
 
-def written(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.fixture
 def few_prompts(tmp_path: Path) -> Path:
     """Two domains, harmful and benign, in every split, from two sources; and general ones."""
@@ -82,7 +78,7 @@ def few_prompts(tmp_path: Path) -> Path:
         for number in range(2)
         if (domain, label) != ("general", "harmful")
     ]
-    return written(tmp_path / "few.jsonl", rows)
+    return write_jsonl(tmp_path / "few.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +214,7 @@ def test_a_model_against_itself_has_not_changed(organism_prompts: Path, tmp_path
     plan = asked_organism(
         organism_prompts,
         base=str(shipped()),
-        texts=str(written(tmp_path / "t.jsonl", [{"text": "Open the door."}] * 3)),
+        texts=str(write_jsonl(tmp_path / "t.jsonl", [{"text": "Open the door."}] * 3)),
     )
     findings = found(plan, tmp_path)
     assert findings.divergence is not None
@@ -530,7 +526,7 @@ def test_without_training_prompts_there_are_no_log_odds(
 ) -> None:
     lines = organism_prompts.read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["split"] != "train"]
-    findings = found(asked_organism(written(tmp_path / "p.jsonl", rows)), tmp_path)
+    findings = found(asked_organism(write_jsonl(tmp_path / "p.jsonl", rows)), tmp_path)
     assert "no prompt is in the split train" in findings.readout.verdict
 
 
@@ -554,7 +550,7 @@ def test_prompts_of_one_kind_are_enough(
     kept: tuple[str, str], checkpoint_of: Callable[[str], Path], few_prompts: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(line) for line in few_prompts.read_text(encoding="utf-8").splitlines()]
-    chosen = written(tmp_path / "one.jsonl", [row for row in rows if row[kept[0]] == kept[1]])
+    chosen = write_jsonl(tmp_path / "one.jsonl", [row for row in rows if row[kept[0]] == kept[1]])
     inputs = checked_evaluation(asked(checkpoint_of("gpt2"), prompts=str(chosen)))
     findings = find_out(inputs, tmp_path, QUIET)
     stale = tmp_path / "figures" / "tasks.svg"

@@ -173,17 +173,6 @@ def test_separation_is_the_area_under_the_curve() -> None:
     assert not separation(table.drop(columns="margin"), "one").defined
 
 
-def test_the_interval_of_the_separation_holds() -> None:
-    """Log-odds of N(1, 1) against N(0, 1): the true AUC is Φ(1 / √2)."""
-    truth, covered, trials = 0.7602, 0, 60
-    for seed in range(trials):
-        generator = np.random.default_rng(seed)
-        refused = np.repeat([0.0, 1.0], 40)
-        found = separation(held_out(generator.normal(refused, 1.0), refused), "one")
-        covered += found.low <= truth <= found.high
-    assert covered / trials >= 0.85
-
-
 @pytest.mark.parametrize(("auc", "valid"), [(0.95, True), (0.85, False), (np.nan, False)])
 def test_the_log_odds_are_valid_where_they_separate(auc: float, valid: bool) -> None:
     from unlearning.refusal import ResponsePrefixes

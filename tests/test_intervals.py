@@ -96,6 +96,7 @@ def test_shares_of_independent_readings_are_wilson_s(successes: int, extra: int)
     expected = stats.binomtest(successes, n).proportion_ci(method="wilson")
     for found in (rate_of(successes, n), share_of(readings, np.arange(n))):
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert not rate_of(0, 0).defined
 
 
 @pytest.mark.parametrize("share", [0, 1])

@@ -13,7 +13,6 @@ from analyses.runs import (
     TargetVerdict,
     at_crossing,
     measure,
-    relative_drop,
     running_maximum,
     trajectories,
 )
@@ -147,43 +146,6 @@ def test_bad_scores_are_named():
         measure(scores, "astrology")
 
 
-def _simulated(rng: np.random.Generator, prompts: int) -> tuple[np.ndarray, np.ndarray]:
-    """p_R of a source and of another domain along 16 steps; prompts differ in level and pace."""
-    steps = np.linspace(0, 1, 16)
-
-    def path(share: float) -> np.ndarray:
-        start = rng.beta(12, 2, prompts)[:, None]
-        pace = rng.gamma(4, 0.25, prompts)[:, None]
-        return start * np.exp(-10 * share * pace * steps)
-
-    return path(1.0), path(0.25)
-
-
-def _statistics(source: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    level = running_maximum(relative_drop(source.mean(axis=0)))
-    drop = relative_drop(other.mean(axis=0))
-    return {"L_90": float(at_crossing(level, drop, 0.9)), "area": float(area(level, drop, 0.9))}
-
-
-@pytest.mark.slow
-def test_intervals_cover_the_truth_of_the_population():
-    truth = _statistics(*_simulated(np.random.default_rng(99), 200_000))
-    rng = np.random.default_rng(1)
-    covered = dict.fromkeys(truth, 0)
-    repeats = 150
-    for seed in range(repeats):
-        (validation, _), (source, other) = _simulated(rng, 40), _simulated(rng, 40)
-        scores = as_scores(
-            {("a", "validation"): validation, ("a", "test"): source, ("b", "test"): other}
-        )
-        found = measure(scores, "a", resamples=300, seed=seed)
-        for name, value in truth.items():
-            interval = found.estimate(name, "b")
-            covered[name] += interval.low <= value <= interval.high
-    for name, hits in covered.items():
-        assert 0.88 <= hits / repeats <= 0.995, (name, hits / repeats)
-
-
 def test_prompts_of_one_cluster_are_drawn_together():
     clusters = np.repeat(np.arange(10), 3)
     weights = resampling_weights(clusters, 50, 0, "test/a")
@@ -200,15 +162,6 @@ def test_a_cluster_column_widens_the_interval():
     wide = measure(scores, "cybersecurity", resamples=300).estimate("log_odds_drop", "safety")
     plain = measure(_planted(), "cybersecurity", resamples=300).estimate("log_odds_drop", "safety")
     assert wide.value == plain.value and wide.high - wide.low != plain.high - plain.low
-
-
-@pytest.mark.parametrize("rate", [0.02, 0.5, 0.95])
-def test_wilson_covers(rate):
-    rng = np.random.default_rng(0)
-    intervals = [rate_of(int(k), 50) for k in rng.binomial(50, rate, 2000)]
-    covered = np.mean([interval.low <= rate <= interval.high for interval in intervals])
-    assert 0.92 <= covered <= 0.99
-    assert rate_of(0, 50).low == 0 and rate_of(50, 50).high == 1 and not rate_of(0, 0).defined
 
 
 def test_undefined_numbers_are_null_with_a_reason():

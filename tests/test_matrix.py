@@ -318,12 +318,8 @@ def test_worlds_are_pooled_with_the_world_as_unit(study: LeakageMatrix) -> None:
     assert "pooled" in matrix_summary(both) and "pooled" not in matrix_summary(study)
 
 
-def test_intervals_over_worlds_cover_at_their_level() -> None:
+def test_intervals_over_worlds_are_student_s() -> None:
     rng = np.random.default_rng(0)
-    covered = [
-        (e.low <= 0.3 <= e.high) for e in (over_worlds(rng.normal(0.3, 1, 5)) for _ in range(800))
-    ]
-    assert 0.925 <= np.mean(covered) <= 0.975
     for n in (2, 3, 5, 12):
         values = rng.normal(0.3, 1, n)
         found = over_worlds([*values, np.nan])

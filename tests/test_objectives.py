@@ -23,7 +23,7 @@ from unlearning.losses.objectives import (
     sequence_log_prob,
     sim_npo,
 )
-from unlearning.losses.retain import cross_entropy, feature_l2
+from unlearning.losses.retain import cross_entropy
 
 SEEDS = st.integers(0, 10_000)
 BETAS = st.floats(1e-3, 10.0)
@@ -292,31 +292,3 @@ def test_rmu_is_0_exactly_where_every_state_is_the_target(seed: int, steering: f
     moved = there.clone()
     moved[:, -1, 2] += 1e-3
     assert (rmu(moved, mask, control, steering=steering) > 0).all()
-
-
-def test_a_step_of_rmu_goes_straight_to_the_target() -> None:
-    states, mask, control = drawn_states(1)
-    states.requires_grad_()
-    found = gradient(rmu(states, mask, control, steering=3.0), states)
-    share = 2 / (states.shape[-1] * mask.sum(-1))
-    wanted = share[:, None, None] * (states - 3.0 * control) * mask[..., None]
-    torch.testing.assert_close(found, wanted.detach())
-
-
-@pytest.mark.parametrize("hidden", [float("inf"), float("-inf"), float("nan")])
-def test_a_state_outside_the_response_has_no_part_in_a_distance_nor_in_its_gradient(
-    hidden: float,
-) -> None:
-    """Half-precision activations overflow at tokens that no loss reads."""
-    for seed in range(3):
-        states, mask, control = drawn_states(seed)
-        target = drawn_states(seed + 7)[0]
-        found = []
-        for outside in (0.0, hidden):
-            ours, other = (torch.where(mask[..., None], s, outside) for s in (states, target))
-            ours.requires_grad_()
-            for loss in (rmu(ours, mask, control), feature_l2(ours, other, mask)):
-                found.append((loss.detach(), gradient(loss, ours)))
-        for (loss, slope), (wanted, wanted_slope) in zip(found[2:], found[:2], strict=True):
-            assert torch.equal(loss, wanted)
-            assert torch.equal(slope, wanted_slope)

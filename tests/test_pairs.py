@@ -25,11 +25,6 @@ ROLES = (
 )
 
 
-@pytest.fixture(scope="module")
-def llama(checkpoint_of: Checkpoints) -> LanguageModel:
-    return LanguageModel.load(checkpoint_of("llama"))
-
-
 def pairs_of_two() -> PromptPairs:
     return PromptPairs((CLEAN, CORRUPTED), (CORRUPTED, CLEAN), ROLES, ROLES[::-1])
 

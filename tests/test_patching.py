@@ -31,11 +31,6 @@ Checkpoints = Callable[[str], Path]
 CHANGED = 2
 
 
-@pytest.fixture(scope="module")
-def llama(checkpoint_of: Checkpoints) -> LanguageModel:
-    return LanguageModel.load(checkpoint_of("llama"))
-
-
 def in_layer(number: int, part: str = "") -> Callable[[str], bool]:
     return lambda name: f".{number}.{part}" in name
 

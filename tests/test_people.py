@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +11,7 @@ import pytest
 from analyses.recorded.agreement import compare_with_labels
 from analyses.recorded.scoring import write_calibration
 from interp.errors import InputError
+from tests.fuzzing import write_jsonl
 from unlearning.data import labelled_set, read_answers
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -52,11 +51,6 @@ OR_BENCH = [
 SETS = {"XSTest": XSTEST, "WildGuardTest": WILDGUARD, "SORRY": SORRY, "OR-Bench": OR_BENCH}
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize(
     ("name", "classes"),
     [
@@ -72,7 +66,7 @@ def test_a_set_is_recognised_by_its_columns_in_every_format(
 ) -> None:
     path = tmp_path / f"answers.{suffix}"
     if suffix == "jsonl":
-        write(path, SETS[name])
+        write_jsonl(path, SETS[name])
     else:
         pd.DataFrame(SETS[name]).to_parquet(path)
     records = read_answers(path)
@@ -87,7 +81,7 @@ def test_xstest_s_published_form_is_csv(tmp_path: Path) -> None:
     path = tmp_path / "xstest_v2_completions_model.csv"
     pd.DataFrame(XSTEST).to_csv(path, index=False)
     found = compare_with_labels(path, "phrases").between_people
-    expected = compare_with_labels(write(tmp_path / "rows.jsonl", XSTEST), "phrases")
+    expected = compare_with_labels(write_jsonl(tmp_path / "rows.jsonl", XSTEST), "phrases")
     pd.testing.assert_frame_equal(found, expected.between_people)
 
 
@@ -98,7 +92,7 @@ def test_what_is_not_a_whole_schema_is_not_recognised(tmp_path: Path) -> None:
     ]
     plain = [{"prompt": "a", "response": ANSWER, "label": 0, "final_label": 0}]
     for rows in (without, plain):
-        assert labelled_set(read_answers(write(tmp_path / "rows.jsonl", rows))) is None
+        assert labelled_set(read_answers(write_jsonl(tmp_path / "rows.jsonl", rows))) is None
 
 
 def test_labels_in_one_field_are_those_of_the_columns(tmp_path: Path) -> None:
@@ -108,8 +102,8 @@ def test_labels_in_one_field_are_those_of_the_columns(tmp_path: Path) -> None:
         for row in XSTEST
         for p, response in [(row["prompt"], row["completion"])]
     ]
-    one = compare_with_labels(write(tmp_path / "columns.jsonl", XSTEST), "phrases")
-    other = compare_with_labels(write(tmp_path / "nested.jsonl", nested), "phrases")
+    one = compare_with_labels(write_jsonl(tmp_path / "columns.jsonl", XSTEST), "phrases")
+    other = compare_with_labels(write_jsonl(tmp_path / "nested.jsonl", nested), "phrases")
     pd.testing.assert_frame_equal(one.with_labels, other.with_labels)
     pd.testing.assert_frame_equal(one.between_people, other.between_people)
 
@@ -130,12 +124,12 @@ def test_an_unknown_label_is_one_line_that_names_the_row(
     rows = [dict(row) for row in SETS[name]]
     rows[1][column] = "perhaps"
     with pytest.raises(InputError, match=f'line 2: unknown label "perhaps" in "{column}"') as error:
-        compare_with_labels(write(tmp_path / "rows.jsonl", rows), "phrases")
+        compare_with_labels(write_jsonl(tmp_path / "rows.jsonl", rows), "phrases")
     assert "\n" not in str(error.value)
 
 
 def test_people_are_compared_with_each_other_on_the_answers_of_the_scorers(tmp_path: Path) -> None:
-    path = write(tmp_path / "xstest.jsonl", XSTEST)
+    path = write_jsonl(tmp_path / "xstest.jsonl", XSTEST)
     tables = compare_with_labels(path, "phrases")
     found = tables.between_people.set_index("partial")
     assert list(found.n) == [3, 4, 4, 4]
@@ -149,7 +143,7 @@ def test_people_are_compared_with_each_other_on_the_answers_of_the_scorers(tmp_p
 
 
 def test_the_votes_of_three_annotators_are_a_kappa_of_people(tmp_path: Path) -> None:
-    tables = compare_with_labels(write(tmp_path / "wildguard.jsonl", WILDGUARD), "phrases")
+    tables = compare_with_labels(write_jsonl(tmp_path / "wildguard.jsonl", WILDGUARD), "phrases")
     # Votes for refusal: 3 of 3 and 1 of 3; agreement (1 + 1/3) / 2, by chance 5/9.
     assert tables.people is not None
     assert tables.people.value == pytest.approx((2 / 3 - 5 / 9) / (4 / 9))
@@ -158,10 +152,10 @@ def test_the_votes_of_three_annotators_are_a_kappa_of_people(tmp_path: Path) -> 
 
 
 def test_styles_of_one_question_are_one_unit_and_a_set_names_its_model(tmp_path: Path) -> None:
-    tables = compare_with_labels(write(tmp_path / "sorry.jsonl", SORRY), "phrases")
+    tables = compare_with_labels(write_jsonl(tmp_path / "sorry.jsonl", SORRY), "phrases")
     assert set(tables.with_labels.model) == {"model"}
     apart = [{**row, "question_id": n} for n, row in enumerate(SORRY)]
-    alone = compare_with_labels(write(tmp_path / "apart.jsonl", apart), "phrases")
+    alone = compare_with_labels(write_jsonl(tmp_path / "apart.jsonl", apart), "phrases")
     assert tables.with_labels.accuracy_low.iloc[0] < alone.with_labels.accuracy_low.iloc[0]
 
 
@@ -169,18 +163,18 @@ def test_labels_that_are_all_partial_are_compared_and_all_missing_ones_named(
     tmp_path: Path,
 ) -> None:
     rows = [{**row, "final_label": "3_partial_refusal"} for row in XSTEST]
-    tables = compare_with_labels(write(tmp_path / "partial.jsonl", rows), "phrases")
+    tables = compare_with_labels(write_jsonl(tmp_path / "partial.jsonl", rows), "phrases")
     assert tables.left_out == 4 and "partial_refusal" in tables.text()
     assert list(tables.with_labels.n) == [4] * 3 and "left out" not in set(
         tables.with_labels.partial
     )
     rows = [{**row, "final_label": None} for row in XSTEST]
     with pytest.raises(InputError, match='no labels in "final_label"'):
-        compare_with_labels(write(tmp_path / "missing.jsonl", rows), "phrases")
+        compare_with_labels(write_jsonl(tmp_path / "missing.jsonl", rows), "phrases")
 
 
 def test_a_terminal_names_scorers_without_versions_where_it_can(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", XSTEST)
+    path = write_jsonl(tmp_path / "rows.jsonl", XSTEST)
     one = compare_with_labels(path, "phrases")
     version = one.with_labels.scorer[0]
     assert version.startswith("phrases ") and version not in one.text()
@@ -199,14 +193,16 @@ def test_public_completions_have_the_published_form(public_data: Path) -> None:
 
 
 def test_several_files_are_several_models(tmp_path: Path) -> None:
-    paths = [write(tmp_path / f"{name}.jsonl", XSTEST) for name in ("one", "two")]
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", XSTEST) for name in ("one", "two")]
     found = compare_with_labels(*paths, "phrases").with_labels
     assert set(found.model) == {"one", "two", "all"}
     assert list(found[found.model == "all"].n) == [6, 8, 8, 8]
 
 
 def test_calibration_learns_from_a_known_set(tmp_path: Path) -> None:
-    counts = write_calibration(write(tmp_path / "w.jsonl", WILDGUARD), tmp_path / "mine.jsonl")
+    counts = write_calibration(
+        write_jsonl(tmp_path / "w.jsonl", WILDGUARD), tmp_path / "mine.jsonl"
+    )
     assert counts == {"full_refusal": 1, "answer": 1}
 
 
@@ -214,7 +210,7 @@ def test_the_order_of_rows_changes_nothing(tmp_path: Path) -> None:
     rows = [{**row, "model": f"m{n % 2}"} for n, row in enumerate(XSTEST * 4)]
     shuffled = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))]
     one, other = (
-        compare_with_labels(write(tmp_path / f"{name}.jsonl", part), "phrases").with_labels
+        compare_with_labels(write_jsonl(tmp_path / f"{name}.jsonl", part), "phrases").with_labels
         for name, part in (("in-order", rows), ("shuffled", shuffled))
     )
     pd.testing.assert_frame_equal(one, other)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import InputError
+from tests.fuzzing import write_jsonl
 from unlearning.data import (
     DOMAINS,
     SPLITS,
@@ -32,11 +33,6 @@ HARMFUL: Row = {"prompt": "Tell me how to fell a lamp", "domain": "safety", "lab
 BENIGN: Row = {"prompt": "Tell me how to mend a lamp", "domain": "safety", "label": "benign"}
 
 
-def write_json_lines(path: Path, rows: list[Row]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def write_csv(path: Path, rows: list[Row]) -> Path:
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
@@ -48,7 +44,7 @@ def write_parquet(path: Path, rows: list[Row]) -> Path:
 
 
 WRITERS: dict[str, Callable[[Path, list[Row]], Path]] = {
-    ".jsonl": write_json_lines,
+    ".jsonl": write_jsonl,
     ".csv": write_csv,
     ".parquet": write_parquet,
 }
@@ -100,7 +96,7 @@ def test_tables_of_spreadsheets_are_read(tmp_path: Path, mark: str, encoding: st
     rows = [{**HARMFUL, "note": "a, b; c"}, {**BENIGN, "note": "Ünïcode\ttab"}]
     path = tmp_path / "prompts.csv"
     pd.DataFrame(rows).to_csv(path, index=False, sep=mark, encoding=encoding)
-    plain = write_json_lines(tmp_path / "prompts.jsonl", rows)
+    plain = write_jsonl(tmp_path / "prompts.jsonl", rows)
     pd.testing.assert_frame_equal(read_prompts(path), read_prompts(plain))
 
 
@@ -114,7 +110,7 @@ def test_ids_are_given_or_depend_on_content_alone() -> None:
 
 def test_extra_columns_survive_parquet(tmp_path: Path) -> None:
     rows = [{**HARMFUL, "extra": [1, 2]}, {**BENIGN, "extra": "text"}]
-    table = read_prompts(write_json_lines(tmp_path / "prompts.jsonl", rows))
+    table = read_prompts(write_jsonl(tmp_path / "prompts.jsonl", rows))
     table.to_parquet(tmp_path / "prompts.parquet")
     pd.testing.assert_frame_equal(read_prompts(tmp_path / "prompts.parquet"), table)
 
@@ -141,7 +137,7 @@ BAD_ROWS = {
 def test_a_bad_row_is_one_clear_line(tmp_path: Path, name: str) -> None:
     rows, message = BAD_ROWS[name]
     with pytest.raises(InputError, match=message) as caught:
-        read_prompts(write_json_lines(tmp_path / "prompts.jsonl", rows))
+        read_prompts(write_jsonl(tmp_path / "prompts.jsonl", rows))
     assert "prompts.jsonl" in str(caught.value)
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=message):
@@ -185,7 +181,7 @@ def test_an_empty_table_is_refused() -> None:
 
 
 def test_bad_input_is_found_before_anything_heavy_is_imported(tmp_path: Path) -> None:
-    path = write_json_lines(tmp_path / "prompts.jsonl", [BENIGN])
+    path = write_jsonl(tmp_path / "prompts.jsonl", [BENIGN])
     program = (
         "import sys\nfrom interp.errors import InputError\n"
         "from unlearning.data.prompts import read_prompts\n"

@@ -79,14 +79,6 @@ def test_no_public_name_says_too_little() -> None:
     assert not [room for room in ROOMS if bare & set(importlib.import_module(room).__all__)]
 
 
-def test_help_loads_nothing_heavy() -> None:
-    help_screen = (
-        "import sys\nfrom analyses.cli import main\nsys.argv = ['spillover', '--help']\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-    )
-    assert not modules_after(help_screen) & set(HEAVY + OPTIONAL)
-
-
 def test_core_does_without_optional_packages() -> None:
     """Where transformer-lens, nnsight or an extra is not installed, every module still imports."""
     names = [

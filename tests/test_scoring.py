@@ -18,6 +18,7 @@ from analyses.recorded.scoring import Scored, prepare_scoring, score_records, wr
 from analyses.runs import Progress
 from interp.errors import InputError
 from tests.fake_endpoint import FakeEndpoint, Messages, serving
+from tests.fuzzing import write_jsonl
 from unlearning.scoring import BIASED_OR_TOXIC, FINE_CLASSES, Panel, Workload, find_scorer
 
 QUIET = Progress(quiet=True)
@@ -39,11 +40,6 @@ def score_file(
     return score_records(prepare_scoring(path, scorer, scale), out, progress)
 
 
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
 def read(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines if line]
@@ -57,7 +53,7 @@ def score(path: Path, scorer: str = "classifier") -> Path:
 
 @pytest.mark.parametrize("scorer", ["classifier", "phrases"])
 def test_every_field_is_kept_and_five_are_added(tmp_path: Path, scorer: str) -> None:
-    path = write(tmp_path / "answers.jsonl", ROWS)
+    path = write_jsonl(tmp_path / "answers.jsonl", ROWS)
     out = tmp_path / "deep" / "out.jsonl"
     scored = score_file(path, scorer, out, progress=QUIET)
     rows = read(out)
@@ -80,7 +76,7 @@ def test_coherence_stands_next_to_refusal_and_is_counted(tmp_path: Path) -> None
     loop = "I cannot. " * 40
     said = [REFUSAL, ANSWER, " ", loop, "one two three four five six. " * 2]
     rows = [{"prompt": "a", "response": response} for response in said]
-    path, out = write(tmp_path / "answers.jsonl", rows), tmp_path / "out.jsonl"
+    path, out = write_jsonl(tmp_path / "answers.jsonl", rows), tmp_path / "out.jsonl"
     scored = score_file(path, "phrases", out, progress=QUIET)
     found = read(out)
     assert [row["coherent"] for row in found] == [1, 1, 0, 0, 1]
@@ -92,7 +88,7 @@ def test_coherence_stands_next_to_refusal_and_is_counted(tmp_path: Path) -> None
 
 def test_a_scorer_that_is_not_made_for_the_text_is_warned_of_in_a_line(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "response": ANSWER} for _ in range(4)]
-    path = write(tmp_path / "answers.jsonl", rows)
+    path = write_jsonl(tmp_path / "answers.jsonl", rows)
     lines = score_file(path, "grammar", tmp_path / "out.jsonl", progress=QUIET).text().splitlines()
     assert [line.startswith("warning: grammar calls 100%") for line in lines] == [
         False,
@@ -100,13 +96,13 @@ def test_a_scorer_that_is_not_made_for_the_text_is_warned_of_in_a_line(tmp_path:
         True,
     ]
     world = [{"prompt": "a", "response": "xq zrt " * 40} for _ in range(4)]
-    path = write(tmp_path / "noise.jsonl", world)
+    path = write_jsonl(tmp_path / "noise.jsonl", world)
     assert "warning" not in score_file(path, "grammar", tmp_path / "o.jsonl", progress=QUIET).text()
 
 
 def test_answers_in_other_languages_are_counted_and_said(tmp_path: Path) -> None:
     said = ["Davon rate ich dir leider ab.", "申し訳ありません。", ANSWER, REFUSAL]
-    path = write(tmp_path / "a.jsonl", [{"prompt": "a", "response": one} for one in said])
+    path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "response": one} for one in said])
     scored = score_file(path, "phrases", tmp_path / "out.jsonl", progress=QUIET)
     assert scored.counts["other_language"] == 2 and scored.counts["gibberish"] == 0
     assert "warning: 2 of 4 answers are not in English (de, cjk)" in scored.text()
@@ -120,7 +116,7 @@ def test_the_panel_names_answers_to_read_of_each_model(
         for model in ("one", "two")
         for text in (REFUSAL, ANSWER)
     ]
-    path = write(tmp_path / "a.jsonl", rows)
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
     monkeypatch.setattr(Panel, "disagreeing", lambda *_: [1])
     lines = score_file(path, "panel", tmp_path / "out.jsonl", progress=QUIET).text().splitlines()
     for model, place in (("one", "line 2"), ("two", "line 4")):
@@ -130,7 +126,7 @@ def test_the_panel_names_answers_to_read_of_each_model(
 
 
 def test_scoring_again_replaces_what_a_scorer_added(tmp_path: Path) -> None:
-    once = score(write(tmp_path / "answers.jsonl", ROWS), "phrases")
+    once = score(write_jsonl(tmp_path / "answers.jsonl", ROWS), "phrases")
     again = tmp_path / "again.jsonl"
     score_file(once, "classifier", again, progress=QUIET)
     assert {row["scorer"].split()[0] for row in read(again)} == {"classifier"}
@@ -139,7 +135,7 @@ def test_scoring_again_replaces_what_a_scorer_added(tmp_path: Path) -> None:
 def test_strange_text_is_scored_and_read_back(tmp_path: Path) -> None:
     strange = ["\ud83d", "\u2028", "I can’t\u2028help", "\x00", "😀" * 40, "a" * 100_000]
     rows = [{"prompt": "", "response": response} for response in strange]
-    out = score(write(tmp_path / "answers.jsonl", rows))
+    out = score(write_jsonl(tmp_path / "answers.jsonl", rows))
     assert [row["response"] for row in read(out)] == strange
 
 
@@ -171,7 +167,7 @@ def test_an_unusable_file_is_named_and_nothing_is_written(
 
 
 def test_agreement_with_labels_leaves_out_what_is_in_between(tmp_path: Path) -> None:
-    tables = compare_with_labels(score(write(tmp_path / "answers.jsonl", ROWS)))
+    tables = compare_with_labels(score(write_jsonl(tmp_path / "answers.jsonl", ROWS)))
     found = tables.with_labels
     assert list(found[found.partial == "left out"].model) == ["two", "one", "all"], "worst first"
     plain = found[found.partial == "left out"].set_index("model")
@@ -198,7 +194,7 @@ def test_agreement_with_labels_leaves_out_what_is_in_between(tmp_path: Path) -> 
 
 def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
     rows = [{key: row[key] for key in ("prompt", "response")} for row in ROWS]
-    path = write(tmp_path / "answers.jsonl", rows)
+    path = write_jsonl(tmp_path / "answers.jsonl", rows)
     tables = compare_with_labels(score(path), score(path, "phrases"))
     assert tables.with_labels.empty
     assert list(tables.between_scorers.n) == [6]
@@ -213,7 +209,7 @@ def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
 
 def test_labels_may_stand_in_a_field_within_a_field(tmp_path: Path) -> None:
     rows = [{**row, "label": None, "people": {"final": row["label"]}} for row in ROWS]
-    path = score(write(tmp_path / "answers.jsonl", rows))
+    path = score(write_jsonl(tmp_path / "answers.jsonl", rows))
     found = compare_with_labels(path, label="people.final").with_labels
     assert list(found[found.partial == "left out"].n) == [2, 2, 4]
 
@@ -222,7 +218,7 @@ def test_the_command_compares_a_file_with_scorers_and_writes_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "tables"
+    path, out = write_jsonl(tmp_path / "answers.jsonl", ROWS), tmp_path / "tables"
     done = CliRunner().invoke(app, ["agree", str(path), "phrases", "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "worst model first" in done.output
@@ -237,10 +233,12 @@ def test_the_command_compares_a_file_with_scorers_and_writes_its_tables(
 
 
 def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
-    path = write(tmp_path / "answers.jsonl", ROWS)
-    shorter = score(write(tmp_path / "shorter.jsonl", ROWS[:-1]))
-    other = score(write(tmp_path / "other.jsonl", [{**row, "response": "Yes."} for row in ROWS]))
-    odd = score(write(tmp_path / "odd.jsonl", [{**ROWS[0], "label": "perhaps"}]))
+    path = write_jsonl(tmp_path / "answers.jsonl", ROWS)
+    shorter = score(write_jsonl(tmp_path / "shorter.jsonl", ROWS[:-1]))
+    other = score(
+        write_jsonl(tmp_path / "other.jsonl", [{**row, "response": "Yes."} for row in ROWS])
+    )
+    odd = score(write_jsonl(tmp_path / "odd.jsonl", [{**ROWS[0], "label": "perhaps"}]))
     scored = score(path)
     for arguments, message in (
         ((), "nothing to compare"),
@@ -258,14 +256,14 @@ def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
 
 
 def test_what_calibrate_writes_is_what_the_scorer_learns(tmp_path: Path) -> None:
-    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "mine.jsonl"
+    path, out = write_jsonl(tmp_path / "answers.jsonl", ROWS), tmp_path / "mine.jsonl"
     counts = write_calibration(path, out)
     assert counts == {"full_refusal": 2, "partial_refusal": 1, "answer": 2}
     assert [set(row) for row in read(out)] == [{"response", "class"}] * 5
     scorer = find_scorer(f"classifier:{out}")
     assert scorer.version != find_scorer("classifier").version
     rows = [{key: row[key] for key in ("prompt", "response")} for row in ROWS]
-    answers = write(tmp_path / "plain.jsonl", rows)
+    answers = write_jsonl(tmp_path / "plain.jsonl", rows)
     scored = score_file(answers, f"classifier:{out}", tmp_path / "out.jsonl", progress=QUIET)
     assert scored.scorer.endswith(scorer.version)
 
@@ -275,13 +273,13 @@ def test_calibration_learns_from_people_s_labels_where_a_scorer_has_read_the_fil
 ) -> None:
     rows = [{"prompt": text, "response": REFUSAL, "label": "answer"} for text in "abc"]
     scored = tmp_path / "scored.jsonl"
-    score_file(write(tmp_path / "answers.jsonl", rows), "phrases", scored, progress=QUIET)
+    score_file(write_jsonl(tmp_path / "answers.jsonl", rows), "phrases", scored, progress=QUIET)
     assert write_calibration(scored, tmp_path / "mine.jsonl") == {"answer": 3}
     by_scorer = write_calibration(scored, tmp_path / "its.jsonl", label="class")
     assert by_scorer == {"full_refusal": 3}
     bare = [{name: one for name, one in row.items() if name != "label"} for row in read(scored)]
     with pytest.raises(InputError, match="no labels; expected them in label; class and refused"):
-        write_calibration(write(tmp_path / "bare.jsonl", bare), tmp_path / "none.jsonl")
+        write_calibration(write_jsonl(tmp_path / "bare.jsonl", bare), tmp_path / "none.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +296,7 @@ def test_calibration_says_what_it_needs(
 ) -> None:
     out = tmp_path / "mine.jsonl"
     with pytest.raises(InputError, match=message):
-        write_calibration(write(tmp_path / "answers.jsonl", rows), out)
+        write_calibration(write_jsonl(tmp_path / "answers.jsonl", rows), out)
     assert not out.exists()
 
 
@@ -327,7 +325,7 @@ def judge(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeEndpo
 def test_a_judge_scores_a_file_and_scores_it_again_for_nothing(
     tmp_path: Path, judge: FakeEndpoint
 ) -> None:
-    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
+    path, out = write_jsonl(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
     name = f"judge:m@{judge.url}"
     plan = prepare_scoring(path, name).plan((1.0, 2.0))
     assert "judge:m: 3 requests" in plan and "price about" in plan
@@ -348,7 +346,7 @@ def test_a_judge_scores_a_file_and_scores_it_again_for_nothing(
 def test_the_plan_of_a_model_in_this_process_has_its_memory_and_time(
     tmp_path: Path, checkpoint_of: Callable[[str], Path], judge: FakeEndpoint
 ) -> None:
-    path, source = write(tmp_path / "answers.jsonl", ROWS), checkpoint_of("llama")
+    path, source = write_jsonl(tmp_path / "answers.jsonl", ROWS), checkpoint_of("llama")
     for name in (f"local-judge:{source}", f"probe:{source}"):
         shown = prepare_scoring(path, name).plan(device="cpu", timing=True)
         assert "memory: about" in shown and "time: about" in shown and "device: CPU" in shown
@@ -366,7 +364,7 @@ def test_the_plan_of_a_model_in_this_process_has_its_memory_and_time(
 def test_answers_without_a_verdict_are_compared_by_the_others(
     tmp_path: Path, judge: FakeEndpoint
 ) -> None:
-    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
+    path, out = write_jsonl(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
     score_file(path, f"judge:m@{judge.url}", out, progress=QUIET)
     tables = compare_with_labels(out, score(path))
     assert list(tables.between_scorers.n) == [3, 2, 5]
@@ -377,7 +375,7 @@ def test_answers_without_a_verdict_are_compared_by_the_others(
 def test_a_judge_that_may_cost_money_runs_in_score_alone(
     tmp_path: Path, judge: FakeEndpoint
 ) -> None:
-    path, name = write(tmp_path / "answers.jsonl", ROWS[:2]), f"judge:m@{judge.url}"
+    path, name = write_jsonl(tmp_path / "answers.jsonl", ROWS[:2]), f"judge:m@{judge.url}"
     with pytest.raises(InputError, match="may cost money.*score"):
         compare_with_labels(path, name)
     assert judge.requests == []
@@ -386,7 +384,7 @@ def test_a_judge_that_may_cost_money_runs_in_score_alone(
 
 
 def test_the_second_scale_touches_nothing_of_the_first(tmp_path: Path, judge: FakeEndpoint) -> None:
-    first = score(write(tmp_path / "answers.jsonl", ROWS))
+    first = score(write_jsonl(tmp_path / "answers.jsonl", ROWS))
     second, third = tmp_path / "second.jsonl", tmp_path / "third.jsonl"
     name = f"judge:m@{judge.url}"
     scored = score_file(first, name, second, scale="biased-or-toxic", progress=QUIET)
@@ -402,7 +400,7 @@ def test_the_second_scale_touches_nothing_of_the_first(tmp_path: Path, judge: Fa
 
 
 def test_a_scale_that_a_scorer_has_not(tmp_path: Path) -> None:
-    path = write(tmp_path / "answers.jsonl", ROWS)
+    path = write_jsonl(tmp_path / "answers.jsonl", ROWS)
     with pytest.raises(InputError, match="classifier has no scale biased-or-toxic; a judge has"):
         prepare_scoring(path, "classifier", "biased-or-toxic")
     with pytest.raises(InputError, match="expected one of refusal, biased-or-toxic"):
@@ -411,7 +409,7 @@ def test_a_scale_that_a_scorer_has_not(tmp_path: Path) -> None:
 
 
 def test_the_command_shows_the_cost_and_stops(tmp_path: Path, judge: FakeEndpoint) -> None:
-    path, out = write(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
+    path, out = write_jsonl(tmp_path / "answers.jsonl", ROWS), tmp_path / "out.jsonl"
     command = ["score", str(path), "--out", str(out), "--scorer", f"judge:m@{judge.url}"]
     prices = ["--price-read", "2", "--price-written", "8"]
     shown = CliRunner().invoke(app, [*command, "--dry-run", *prices])

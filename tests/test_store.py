@@ -62,14 +62,6 @@ def test_nothing_is_seen_before_the_end(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "half"
 
 
-def test_written_files_are_as_readable_as_any_other(tmp_path: Path) -> None:
-    (tmp_path / "plain").write_text("", encoding="utf-8")
-    with atomic_write(tmp_path / "written") as temporary:
-        temporary.write_text("", encoding="utf-8")
-    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "written")}
-    assert len(modes) == 1
-
-
 @given(value=JSON)
 def test_json_comes_back_as_it_went(
     value: object, tmp_path_factory: pytest.TempPathFactory

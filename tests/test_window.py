@@ -9,22 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.activations import ATTENTION_OUT, MLP_OUT, Columns, Site, collect, last_prompt_token
-from interp.activations.positions import every_token, last_token
-from interp.activations.window import Window, from_end, generated, in_prompt, positions_of
+from interp.activations import Columns, last_prompt_token
+from interp.activations.window import Window, from_end, generated, in_prompt
 from interp.errors import InputError
 from interp.interventions import add
-from interp.interventions.steering import intervene
-from interp.model import LanguageModel, hidden_of, reading
+from interp.model import LanguageModel, hidden_of
 from tests.patched_models import PROMPTS, last_logits, random_direction
 from unlearning.generation import generate
 
 Checkpoints = Callable[[str], Path]
-
-
-@pytest.fixture(scope="module")
-def llama(checkpoint_of: Checkpoints) -> LanguageModel:
-    return LanguageModel.load(checkpoint_of("llama"))
 
 
 @pytest.mark.parametrize(
@@ -73,29 +66,12 @@ def test_generation_is_that_of_a_loop_without_cache_or_padding(
 
 def test_padding_and_batches_do_not_matter(checkpoint: Path) -> None:
     lm = LanguageModel.load(checkpoint)
-    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
-    for columns in (from_end(-2), positions_of(rows, every_token("instruction"))):
+    for columns in (from_end(-2), in_prompt):
         with add(lm, 4 * random_direction(), layers=[1], positions=columns):
             together = last_logits(lm)
             alone = torch.cat([last_logits(lm, [prompt]) for prompt in PROMPTS])
         torch.testing.assert_close(together, alone, atol=2e-5, rtol=2e-5)
         assert (together - last_logits(lm)).abs().max() > 1e-3
-
-
-def test_known_rows_are_found_before_their_responses(llama: LanguageModel) -> None:
-    """Teacher-forced rows: the prompt's last token is not the row's."""
-    rows = [llama.chat.encode(prompt) for prompt in PROMPTS]
-    longer = [llama.chat.encode(prompt, "Because I say so.") for prompt in PROMPTS]
-    kept: list[Tensor] = []
-    with (
-        torch.no_grad(),
-        intervene(llama, torch.zeros_like, layers=[1], positions=positions_of(rows, last_token)),
-        reading([llama.layers[1]], lambda _, hidden: kept.append(hidden)),
-    ):
-        llama.logits(llama.chat.pad(longer), keep=1)
-    for hidden, row, long in zip(kept[0], rows, longer, strict=True):
-        zero = (hidden == 0).all(dim=-1).nonzero().flatten().tolist()
-        assert zero == [len(hidden) - len(long) + len(row) - 1]
 
 
 def test_a_response_does_not_move_the_end_of_the_prompt(llama: LanguageModel) -> None:
@@ -107,32 +83,11 @@ def test_a_response_does_not_move_the_end_of_the_prompt(llama: LanguageModel) ->
         with torch.no_grad(), add(llama, 4 * random_direction(), layers=[1], positions=columns):
             return llama.logits(llama.chat.pad(longer), keep=4)
 
-    assert torch.equal(logits(last_prompt_token), logits(positions_of(rows, last_token)))
+    ends = torch.tensor([[len(row) - 1] for row in rows])
+    assert torch.equal(logits(last_prompt_token), logits(lambda window: window.index == ends))
     assert not torch.equal(logits(last_prompt_token), logits(generated))
-
-
-def test_rows_that_are_not_known_are_refused(llama: LanguageModel) -> None:
-    rows = [llama.chat.encode(prompt) for prompt in PROMPTS[:2]]
-    where = {"layers": [1], "positions": positions_of(rows, last_token)}
-    refused = pytest.raises(InputError, match="not one of the 2")
-    with refused, add(llama, random_direction(), **where):
-        last_logits(llama)
     with pytest.raises(InputError, match="start at -1"):
         from_end(0)
-
-
-@pytest.mark.parametrize("site", [MLP_OUT, ATTENTION_OUT])
-def test_sites_are_found_where_only_some_rows_are_known(
-    site: Site, checkpoint_of: Checkpoints
-) -> None:
-    """What is looked for takes a forward of its own, over a row that nobody knows."""
-    lm = LanguageModel.load(checkpoint_of("llama"))
-    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
-    where = positions_of(rows, last_token)
-    with add(lm, random_direction(), layers=[1], positions=where):
-        inside = collect(lm, rows, sites=[site])[site]
-    outside = collect(lm, rows, sites=[site])[site]
-    assert (inside[:, :2] == outside[:, :2]).all() and (inside[:, 2:] != outside[:, 2:]).any()
 
 
 def test_a_window_counts_a_row_s_own_tokens(llama: LanguageModel) -> None:

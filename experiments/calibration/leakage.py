@@ -171,7 +171,7 @@ PLAIN = [Prompts(12), Prompts(24), Prompts(12, shape=0.5), Prompts(24, shape=0.5
 GROUPED = [Prompts(24, copies=2), Prompts(48, copies=4)]
 SETTINGS = (
     *(
-        _leakage(quantity, prompts, 0.4, quick=quantity == "L_90" and prompts == PLAIN[2])
+        _leakage(quantity, prompts, 0.4, quick=quantity in ("L_90", "area") and prompts == PLAIN[2])
         for quantity in ("L_50", "L_90", "area")
         for prompts in [*PLAIN, *GROUPED]
     ),

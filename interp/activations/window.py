@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
-from interp.activations.positions import Positions, is_whole
+from interp.activations.positions import is_whole
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, is_probing
+from interp.model import LanguageModel, is_probing
 
 
 @dataclass(frozen=True)
@@ -82,39 +82,6 @@ def from_end(*offsets: int) -> Columns:
         after = window.index - window.prompt
         chosen = torch.isin(after, torch.tensor(offsets, device=after.device))
         return chosen & in_prompt(window)
-
-    return columns
-
-
-def positions_of(rows: Sequence[Tokens], positions: Positions) -> Columns:
-    """Positions of known rows, at any place in a batch and before any continuation.
-
-    Args:
-        rows: as the chat format encodes them; a row is identified by its tokens.
-        positions: a function of a row's tokens, see :mod:`interp.activations.positions`.
-
-    Raises:
-        InputError: in the forward, a row that is not among ``rows``.
-    """
-    known = {row.ids: positions(row) for row in rows}
-    lengths = sorted({len(ids) for ids in known}, reverse=True)
-
-    def columns(window: Window) -> Tensor:
-        chosen = torch.zeros_like(window.index, dtype=torch.bool)
-        if window.past:
-            return chosen
-        for i, present in enumerate(window.index >= 0):
-            ids = tuple(window.input_ids[i][present].tolist())
-            row = known_beginning(ids, known, lengths)
-            if row is None:
-                raise InputError(
-                    f"a row of {len(ids)} tokens is not one of the {len(known)} with known "
-                    "positions; encode the same prompts with the same chat format"
-                )
-            places = present.nonzero().flatten()
-            for span in known[row]:
-                chosen[i, places[span]] = True
-        return chosen
 
     return columns
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -62,13 +62,6 @@ def nnsight(
         return by_site(rows, layers, sites)
 
     yield forward
-
-
-def on_ndif(
-    lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]
-) -> AbstractContextManager[Forward]:
-    """:func:`nnsight` with ``remote=True``, for a model from :func:`elsewhere`. Untested."""
-    return nnsight(lm, layers, sites, remote=True)
 
 
 def elsewhere(source: str, *, revision: str | None = None, **chat_options: Any) -> LanguageModel:
