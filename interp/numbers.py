@@ -22,3 +22,10 @@ def whole_number(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError(f"{value} is a truth value; expected a whole number")
     return operator.index(value)
+
+
+def evenly_spread(count: int, most: int) -> list[int]:
+    """At most ``most`` numbers below ``count``, evenly spread, with the first and the last."""
+    import numpy as np
+
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations import MLP_OUT, batches_by_length, collect, post_instruction
+from interp.activations import MLP_OUT, collect, post_instruction
 from interp.activations.backends import Forward, States, torch_hooks
 from interp.activations.positions import Take
 from interp.errors import InputError
@@ -167,7 +167,3 @@ def test_progress_counts_every_prompt_once(checkpoint_of: Checkpoints) -> None:
     done: list[int] = []
     collect(lm, PROMPTS, batch_size=3, progress=done.append)
     assert done == [3, 1]
-    rows = [lm.chat.encode(prompt) for prompt in PROMPTS]
-    batches = list(batches_by_length(rows, 3))
-    assert sorted(i for batch in batches for i in batch) == [0, 1, 2, 3]
-    assert batches[0][0] == 1

@@ -15,12 +15,13 @@ from matplotlib.figure import Figure
 from interp.directions import held_out_projections
 from interp.errors import InputError
 from interp.figures import (
-    evenly_picked,
+    MOST_MULTIPLES,
     projection_figure,
     rotation_by_layer_figure,
     similarity_by_layer_figure,
 )
 from interp.figures.style import NULL
+from interp.numbers import evenly_spread
 from interp.similarity import SimilarityMap, cosine_map, rotation, state_map
 from interp.similarity.rotations import QUANTITIES
 from interp.statistics import Contrast
@@ -100,8 +101,8 @@ def test_small_multiples_show_every_layer_or_twelve_of_them(similarity: Similari
     assert texts(similarity.plot()) == []
     with pytest.raises(InputError, match="layer 3"):
         similarity.plot([3])
-    assert evenly_picked(3) == [0, 1, 2]
-    picked = evenly_picked(32)
+    assert evenly_spread(3, MOST_MULTIPLES) == [0, 1, 2]
+    picked = evenly_spread(32, MOST_MULTIPLES)
     assert (len(picked), picked[0], picked[-1]) == (12, 0, 31)
 
 

@@ -170,8 +170,8 @@ def _asked(plan: DeflectPlan) -> pd.DataFrame:
 def _refuse_another(folder: Path, plan: DeflectPlan) -> None:
     """Refuse to overwrite a data set with other settings."""
     held = read_json(folder / MANIFEST, ()) if (folder / MANIFEST).is_file() else {}
-    made, asked = held.get("settings") or {}, plan.settings
-    _require_no(folder, [name for name in asked if held and made.get(name) != asked[name]])
+    if held:
+        _require_same(folder, held.get("settings") or {}, plan.settings)
 
 
 def require_same(folder: Path, **facts: Any) -> None:
@@ -181,13 +181,11 @@ def require_same(folder: Path, **facts: Any) -> None:
         InputError: the data set in the folder has other facts in its manifest.
     """
     held = read_json(folder / MANIFEST, ()) if (folder / MANIFEST).is_file() else {}
-    _require_no(
-        folder, [name for name, fact in facts.items() if name in held and held[name] != fact]
-    )
+    _require_same(folder, held, {name: fact for name, fact in facts.items() if name in held})
 
 
-def _require_no(folder: Path, differing: list[str]) -> None:
-    if differing:
+def _require_same(folder: Path, held: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    if differing := [name for name, fact in asked.items() if held.get(name) != fact]:
         raise InputError(
             f"{folder} holds a data set with another {' and another '.join(differing)}; "
             "give another --out, or --overwrite to replace it"

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from analyses.evaluate.findings import BASE
-from analyses.evaluate.subjects import EvaluatedModel, Session, evenly
+from analyses.evaluate.subjects import EvaluatedModel, Session
 from interp.errors import InputError
+from interp.numbers import evenly_spread
 from unlearning.scoring import Fluency, measure_fluency, repetition
 from unlearning.utility import own_token_nll, response_token_nll
 
@@ -80,7 +81,7 @@ def _fluency_of(reference: EvaluatedModel, session: Session) -> tuple[Fluency | 
         return None, []
     prompts = session.inputs.prompts
     train = prompts.loc[prompts["split"] == "train", "prompt"]
-    texts = list(train.iloc[evenly(len(train), MOST_SAMPLES)])
+    texts = list(train.iloc[evenly_spread(len(train), MOST_SAMPLES)])
     sampled = session.answered(replace(reference, answers=()), texts, temperature=1.0)
     try:
         with session.at_work(reference, "where its language ends") as (lm, _):

@@ -12,8 +12,9 @@ import pandas as pd
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import TaskPlan
-from analyses.evaluate.subjects import Session, cluster_of, evenly, on_device
+from analyses.evaluate.subjects import Session, cluster_of, on_device
 from interp.model import LanguageModel
+from interp.numbers import evenly_spread
 from interp.store import content_key, read_json, write_json, write_table
 from unlearning.utility import answer_logits, kl_table, run_tasks, text_likelihood
 
@@ -31,7 +32,7 @@ def divergence_from_base(session: Session) -> pd.DataFrame | None:
     places = np.flatnonzero(counted & (prompts["label"] == "benign"))
     if not places.size:
         return None
-    places = places[evenly(places.size, MOST_DIVERGENCES)]
+    places = places[evenly_spread(places.size, MOST_DIVERGENCES)]
     chosen = prompts.iloc[places]
     answers = [session.reference.answers[place].ids for place in places]
     logits = {}

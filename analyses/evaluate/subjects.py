@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Int
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import EvaluationPlan, Inputs
@@ -168,11 +166,6 @@ def cluster_of(prompts: pd.DataFrame) -> pd.Series:
     """What near-duplicates share: their group, or the prompt's own id."""
     unit = prompts["group"] if "group" in prompts else prompts["id"]
     return unit.fillna(prompts["id"]).astype(str)
-
-
-def evenly(count: int, most: int) -> Int[np.ndarray, " place"]:
-    """At most ``most`` of ``count`` places, evenly spaced, so that all domains of a file occur."""
-    return np.linspace(0, count - 1, min(count, most)).round().astype(int)
 
 
 def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) -> EvaluatedModel:

@@ -13,7 +13,8 @@ import pandas as pd
 from analyses.figures.leakage import title_of
 from analyses.figures.style import CONTAINED, FAINT, PLAIN, domain_label, new_figure, say, styled
 from analyses.runs import Arm, Headline, Run, headlines
-from interp.figures import draw_by_layer, draw_cells, draw_null, evenly_picked, layer_heatmaps
+from interp.figures import MOST_MULTIPLES, draw_by_layer, draw_cells, draw_null, layer_heatmaps
+from interp.numbers import evenly_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,7 +158,7 @@ def cosine_figure(tables: Run) -> Figure:
         say(figure.subplots(), "no directions were fitted")
         return figure
     layers = sorted(tables.cosine["layer"].unique())
-    return _cosines(tables, [layers[place] for place in evenly_picked(len(layers))])
+    return _cosines(tables, [layers[place] for place in evenly_spread(len(layers), MOST_MULTIPLES)])
 
 
 def _cosines(tables: Run, layers: list[int]) -> Figure:

@@ -24,17 +24,16 @@ from analyses.predict.gradients import mean_gradients
 from analyses.predict.products import products_of
 from analyses.predict.streamed import streamed_kernel
 from analyses.predict.traces import Side
-from interp.activations import (
-    HEADS,
-    Site,
-    batches_by_length,
-    blocks,
-    collect,
-    last_prompt_token,
-    points,
-)
+from interp.activations import HEADS, Site, blocks, collect, last_prompt_token, points
 from interp.interventions import ablate, add, orthogonalise
-from interp.model import LanguageModel, copied, hidden_into, hidden_of, with_hidden
+from interp.model import (
+    LanguageModel,
+    copied,
+    hidden_into,
+    hidden_of,
+    in_fitting_batches,
+    with_hidden,
+)
 from interp.patching import WHOLE, between_models, patch
 from interp.readout import log_odds
 from unlearning.generation import generate
@@ -232,9 +231,13 @@ def added(subject: Subject) -> float:
     rows = [lm.chat.encode(prompt) for prompt in subject.prompts]
     found = np.zeros(len(rows))
     with add(lm, vector, layers=[LAYER], positions=last_prompt_token), torch.no_grad():
-        for chosen in batches_by_length(rows, len(rows), lm.together(rows)):
+
+        def read(chosen: list[int]) -> np.ndarray:
             batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
-            found[chosen] = _log_odds(lm.logits(batch, keep=1)[:, -1])
+            return _log_odds(lm.logits(batch, keep=1)[:, -1])
+
+        for chosen, values in in_fitting_batches(rows, len(rows), read, lm.together(rows)):
+            found[chosen] = values
 
     def edit(states: Tensor) -> Tensor:
         return torch.cat([states[:, :-1], states[:, -1:] + vector], dim=1)

@@ -1,5 +1,4 @@
 from .collection import Activations as Activations
-from .collection import batches_by_length as batches_by_length
 from .collection import chosen_layers as chosen_layers
 from .collection import collect as collect
 from .collection import listed_layers as listed_layers

@@ -6,7 +6,7 @@ length, which keeps padding small. Collected states are copied, so that a batch'
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,7 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model import (
-    LanguageModel,
-    Tokens,
-    in_fitting_batches,
-    in_order,
-    next_batch,
-    require_room,
-)
+from interp.model import LanguageModel, Tokens, in_fitting_batches, require_room
 from interp.numbers import whole_number
 from interp.progress import Advance, silent
 from interp.store import content_key
@@ -301,19 +294,6 @@ def encoded_all(lm: LanguageModel, texts: Sequence[str | Tokens]) -> list[Tokens
     if isinstance(texts, str):
         raise InputError(f"expected a list of texts, found a single text; give [{texts[:40]!r}]")
     return [lm.chat.encode(text) if isinstance(text, str) else text for text in texts]
-
-
-def batches_by_length(
-    rows: Sequence[Tokens], batch_size: int, together: Sequence[Hashable] | None = None
-) -> Iterator[list[int]]:
-    """Row numbers in batches of similar length, longest first, so memory runs out at once.
-
-    Rows for which ``together`` differs never share a batch.
-    """
-    order = in_order(rows, together)
-    while order:
-        yield (chosen := next_batch(order, batch_size, together))
-        order = order[len(chosen) :]
 
 
 def _token_ids(

@@ -1,7 +1,7 @@
 from .gate import gate_figure as gate_figure
 from .gate import transfer_figure as transfer_figure
+from .heatmap import MOST_MULTIPLES as MOST_MULTIPLES
 from .heatmap import draw_cells as draw_cells
-from .heatmap import evenly_picked as evenly_picked
 from .heatmap import heatmap_figure as heatmap_figure
 from .heatmap import layer_heatmaps as layer_heatmaps
 from .heatmap import readable_on as readable_on

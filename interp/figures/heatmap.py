@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp.figures.style import FAINT, INK, MUTED, NULL, new_figure, styled
+from interp.numbers import evenly_spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = Non
         InputError: a layer that is not in the map.
     """
     places = (
-        evenly_picked(len(similarity.layers))
+        evenly_spread(len(similarity.layers), MOST_MULTIPLES)
         if layers is None
         else [similarity.at(layer) for layer in layers]
     )
@@ -119,11 +120,6 @@ def layer_heatmaps(
 def _wrapped(text: str, inches: float) -> str:
     lines = (wrap(line, max(20, int(inches * TO_AN_INCH))) for line in text.splitlines())
     return "\n".join(part for line in lines for part in line)
-
-
-def evenly_picked(depth: int, most: int = MOST_MULTIPLES) -> list[int]:
-    """At most that many of ``depth`` indices, including the first and the last."""
-    return sorted({round(place) for place in np.linspace(0, depth - 1, min(most, depth))})
 
 
 def draw_cells(

@@ -38,6 +38,7 @@ from interp.errors import InputError
 from interp.interventions import ablate, add
 from interp.interventions.affine import TokenMeans, set_to_means
 from interp.model import LanguageModel, Tokens, map_in_batches, undisturbed
+from interp.numbers import evenly_spread
 from interp.patching import read_all
 from interp.progress import Advance, silent
 from interp.readout import Readout, last_logits
@@ -46,7 +47,6 @@ from interp.selection.gate_prompts import (
     POOLED,
     Fitted,
     Sides,
-    evenly_spread,
     fit_of,
     sides_of,
     training_sides_of,

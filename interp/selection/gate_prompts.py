@@ -13,6 +13,7 @@ from interp.activations import RESIDUAL_IN, collect, listed_layers
 from interp.errors import InputError
 from interp.interventions.affine import TokenMeans, token_means
 from interp.model import LanguageModel, Tokens
+from interp.numbers import evenly_spread
 from interp.patching import read_all
 from interp.readout import Readout
 from interp.selection.trials import SHARE_OF_LAYERS, Prompts
@@ -174,8 +175,3 @@ def fit_of(
     ]
     means = token_means(lm, sides.negative, ending=ending, batch_size=batch_size)
     return Fitted(means, tried, offsets, states[0], states[1], groups)
-
-
-def evenly_spread(count: int, most: int) -> list[int]:
-    """At most ``most`` numbers below ``count``, evenly spread."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})
