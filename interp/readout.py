@@ -22,14 +22,14 @@ from torch import Tensor
 from interp.model import LanguageModel, Tokens, doubled
 
 #: One number per row, with its graph, from one batch of rows.
-Readout = Callable[[LanguageModel, Sequence[Tokens]], Float[Tensor, "batch"]]
+Readout = Callable[[LanguageModel, Sequence[Tokens]], Float[Tensor, " batch"]]
 #: One number per row, from the logits at the row's last token.
-OfLogits = Callable[[Float[Tensor, "batch vocab"]], Float[Tensor, "batch"]]
+OfLogits = Callable[[Float[Tensor, " batch vocab"]], Float[Tensor, " batch"]]
 
 
 def class_log_odds(
     logits: Float[Tensor, "batch vocab"], token_ids: Sequence[int]
-) -> Float[Tensor, "batch"]:
+) -> Float[Tensor, " batch"]:
     """log p(T) − log(1 − p(T)) for the set of tokens T, in float64.
 
     The function computes logsumexp(logits[T]) − logsumexp(logits[not T]), which neither saturates

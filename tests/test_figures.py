@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from analyses import figures
-from analyses.figures import outside_null, run_drawings, save_drawings, write_run_figures
+from analyses.figures import Drawing, outside_null, run_drawings, save_drawings, write_run_figures
 from analyses.report.run_report import verdict_views
 from analyses.runs import TargetVerdict, rows_of, tables
 from spillover import example_run

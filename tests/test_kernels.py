@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.predict.gradients import Gradients, mean_gradients, prompt_gradients, read_prompts
+from analyses.predict.gradients import (
+    Gradients,
+    Scalar,
+    mean_gradients,
+    prompt_gradients,
+    read_prompts,
+)
 from analyses.predict.products import ProductsWith, products_of
 from interp.activations import collect
 from interp.errors import InputError

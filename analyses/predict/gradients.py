@@ -35,7 +35,7 @@ class Gradients:
     A parameter whose gradient is 0 in every group is left out, such as LoRA's A at its start.
     """
 
-    of: Mapping[str, Float[Tensor, "group *shape"]]
+    of: Mapping[str, Float[Tensor, " group *shape"]]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Block:
 
 def gather(
     lm: LanguageModel, side: Side, block: Block, groups: int, batch_size: int
-) -> tuple[list[Traces | None], list[Float[Tensor, "unit *shape"]]]:
+) -> tuple[list[Traces | None], list[Float[Tensor, " unit *shape"]]]:
     """Over the rows of a side: traces of the traced weights, gradients of the stored ones.
 
     A module that never ran, or whose output has no gradient, has no traces.

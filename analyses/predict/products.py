@@ -205,7 +205,7 @@ def products_of(
     return found.products()
 
 
-def adam_diagonal(gradient: Float[Tensor, "group *shape"]) -> Float[Tensor, "*shape"]:
+def adam_diagonal(gradient: Float[Tensor, " group *shape"]) -> Float[Tensor, " *shape"]:
     """Adam's diagonal P for the mean square gradient over groups."""
     return 1 / ((gradient**2).mean(dim=0).sqrt() + ADAM_EPSILON)
 

@@ -256,7 +256,8 @@ def refitted_reliability(
 
 
 def mean_difference(
-    positive: Shaped[np.ndarray, "positive *state"], negative: Shaped[np.ndarray, "negative *state"]
+    positive: Shaped[np.ndarray, " positive *state"],
+    negative: Shaped[np.ndarray, " negative *state"],
 ) -> Shaped[np.ndarray, "*state"]:
     """Mean of the positive rows minus mean of the negative rows; zero if all rows are equal."""
     return exact_mean(positive) - exact_mean(negative)

@@ -152,7 +152,7 @@ class Recording:
             cache.layers[: layer + 1] = known.layers[: layer + 1]
         return cache
 
-    def read(self, layer: int, tails: Sequence[Hidden], cache: Any = None) -> Float[Tensor, "row"]:
+    def read(self, layer: int, tails: Sequence[Hidden], cache: Any = None) -> Float[Tensor, " row"]:
         """The readout, with its graph, if the later layers run on ``tails``.
 
         Args:
@@ -168,7 +168,7 @@ class Recording:
             cache.batch_select_indices(torch.arange(len(self.rows)).repeat(times))
         return self._read(cache, lambda number: self._entering(layer, tails[number]), times)
 
-    def again(self, layer: int, first: int = 0) -> Float[Tensor, "row"]:
+    def again(self, layer: int, first: int = 0) -> Float[Tensor, " row"]:
         """The readout if the later layers run again, on the recorded states from ``first`` on.
 
         Hooks and weights act as they are now, from piece ``first`` on.

@@ -100,7 +100,7 @@ def weighted_means(
     return (weights @ values) / total.reshape(-1, *(1,) * (values.ndim - 1))
 
 
-def moments(draws: Float[np.ndarray, "resample *value"]) -> tuple[Value, Value]:
+def moments(draws: Float[np.ndarray, " resample *value"]) -> tuple[Value, Value]:
     """Standard error and skewness of the draws that exist; NaN where fewer than two do."""
     import warnings
 
@@ -141,7 +141,7 @@ def pooled_freedom(variances: Sequence[float], freedoms: Sequence[float]) -> flo
 
 def bootstrap_interval(
     value: Value,
-    draws: Float[np.ndarray, "resample *value"],
+    draws: Float[np.ndarray, " resample *value"],
     freedom: Value | float,
     level: float = LEVEL,
 ) -> tuple[Value, Value]:
@@ -183,7 +183,7 @@ def interval_columns(
 
 
 def percentile_interval(
-    resampled: Float[np.ndarray, "resample *value"], level: float = LEVEL
+    resampled: Float[np.ndarray, " resample *value"], level: float = LEVEL
 ) -> tuple[Float[np.ndarray, "*value"], Float[np.ndarray, "*value"]]:
     """The central band of a null distribution, of which every draw is given."""
     tail = (1 - level) / 2

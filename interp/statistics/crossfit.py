@@ -143,8 +143,8 @@ def class_means(
 
 
 def sums_by_unit(
-    values: Float[np.ndarray, "row *rest"], units: Int[np.ndarray, " row"]
-) -> Float[np.ndarray, "unit *rest"]:
+    values: Float[np.ndarray, " row *rest"], units: Int[np.ndarray, " row"]
+) -> Float[np.ndarray, " unit *rest"]:
     """Sums over the rows of every unit, in ascending order of unit number."""
     order = np.argsort(units, kind="stable")
     _, starts = np.unique(units[order], return_index=True)
@@ -298,7 +298,7 @@ def noise_kernel(
     return np.asarray(kernel * weight * np.sqrt((n - 1) / (n - 3)))
 
 
-def exact_mean(rows: Float[np.ndarray, "row *rest"]) -> Float[np.ndarray, "*rest"]:
+def exact_mean(rows: Float[np.ndarray, " row *rest"]) -> Float[np.ndarray, " *rest"]:
     """The mean of the rows, without a rounding error where all rows are equal."""
     return np.asarray(rows[0] + (rows - rows[0]).mean(axis=0))
 

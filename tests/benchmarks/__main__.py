@@ -25,7 +25,7 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 
-from interp.store import write_json
+from interp.store import read_json, write_json
 from tests.benchmarks.npo_step import in_fresh_process
 from tests.benchmarks.paired import median, ratio
 from tests.benchmarks.plans import Trial, outcome
