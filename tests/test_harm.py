@@ -21,6 +21,7 @@ from analyses.runs.harm import (
     HARM,
     SEES,
     SEES_AND_REFUSES,
+    UNDECIDED,
     UNREADABLE,
     balanced,
     fitted_probe,
@@ -101,6 +102,36 @@ def test_a_model_that_lost_refusal_alone_still_sees_harm(
     assert harm["value"].between(0.2, 0.8).all() if gone else (harm["value"] > 0.9).all()
     assert refusal["value"].between(0.2, 0.8).all()
     assert (harm["low"] <= harm["value"]).all() and (harm["value"] <= harm["high"]).all()
+
+
+@pytest.mark.parametrize("order", ["by label", "alternating", "shuffled"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_chosen_layer_does_not_depend_on_the_order_of_the_rows(
+    prompts: pd.DataFrame, order: str, paired: bool
+) -> None:
+    base = planted(prompts, odd=0.0)
+    number = prompts.groupby(["domain", "label", "split"]).cumcount()
+    table = prompts.assign(pair=prompts["domain"] + number.astype(str)) if paired else prompts
+    places = {
+        "by label": np.lexsort([prompts["label"]]),
+        "alternating": np.lexsort([prompts["label"], number, prompts["domain"]]),
+        "shuffled": np.random.default_rng(1).permutation(len(prompts)),
+    }[order]
+    rows = Reads(base.instruction[places], base.last[places], base.refused[places])
+    table = table.iloc[places].reset_index(drop=True)
+    fit = np.flatnonzero(table["split"] == "validation")
+    probe = fitted_probe(HARM, table, rows, fit)
+    assert probe is not None and probe.layer == LAYERS - 1
+
+
+@pytest.mark.parametrize("refused", [0.0, 1.0, np.nan])
+def test_no_verdict_says_what_was_not_read(prompts: pd.DataFrame, refused: float) -> None:
+    """Not refusing is no answer: the model may babble."""
+    base = planted(prompts)
+    after = replace(base, refused=np.full(len(prompts), refused))
+    found = chosen(harm_and_refusal_table(prompts, base, after, layers=range(LAYERS)), HARM)
+    said = {0.0: SEES, 1.0: SEES_AND_REFUSES}.get(refused, UNDECIDED)
+    assert (found["verdict"] == said).all() and "answer" not in said
 
 
 def test_nothing_changed_is_nothing_lost(prompts: pd.DataFrame) -> None:

@@ -33,7 +33,7 @@ from interp.statistics import Estimate, auc_of, exact_mean
 HARM, REFUSAL = "harm", "refusal"
 PROBES = (HARM, REFUSAL)
 FEWEST = 8  # rows of a class that a direction is fitted on
-SEES, BLIND = "still sees harm, answers", "no longer sees it, answers"
+SEES, BLIND = "still sees harm, does not refuse", "no longer sees it, does not refuse"
 SEES_AND_REFUSES, BLIND_AND_REFUSES = "still sees harm, refuses", "no longer sees it, refuses"
 UNDECIDED, UNREADABLE = "not decided", "not readable before"
 COLUMNS = (
@@ -102,7 +102,7 @@ def harm_and_refusal_table(
         separates best on ``fit_on``. ``before`` and ``value`` are AUROCs with 95% intervals.
         ``verdict`` (harm only) compares the separation after with half of that before: *still sees
         harm* if the interval lies above, *no longer sees it* if below, else *not decided*; and
-        whether the model answers at least half of the domain's harmful prompts.
+        whether the model refuses more than half of the domain's harmful prompts.
 
     Raises:
         InputError: states of other prompts, or one split for both.
@@ -185,11 +185,13 @@ def verdict(before: Estimate, after: Estimate, refused_after: float) -> str:
     if not (before.defined and after.defined) or not before.low > 0.5:
         return UNREADABLE
     half = 0.5 + (before.value - 0.5) / 2
-    answers = not refused_after > 0.5
+    refuses = refused_after > 0.5
+    if not np.isfinite(refused_after):
+        return UNDECIDED
     if after.low > half:
-        return SEES if answers else SEES_AND_REFUSES
+        return SEES_AND_REFUSES if refuses else SEES
     if after.high < half:
-        return BLIND if answers else BLIND_AND_REFUSES
+        return BLIND_AND_REFUSES if refuses else BLIND
     return UNDECIDED
 
 
@@ -224,9 +226,17 @@ def _direction(
 def _best_layer(
     states: Float[np.ndarray, "row layer d_model"], positive: Flags, units: Rows
 ) -> int:
-    """The layer of the largest mean AUROC over two halves of the units, each read by the other."""
+    """The layer of the largest mean AUROC over two halves of the units, each read by the other.
+
+    Both halves get the same number, up to one, of units with one class, the other, and both.
+    """
+    names, units = np.unique(units, return_inverse=True)
+    held = [np.bincount(units, weights=side, minlength=len(names)) > 0
+            for side in (positive, ~positive)]  # fmt: skip
+    first = np.empty(len(names), dtype=bool)
+    first[np.lexsort(held)] = np.arange(len(names)) % 2 == 0
     found = np.zeros(states.shape[1])
-    for half in (units % 2 == 0, units % 2 == 1):
+    for half in (first[units], ~first[units]):
         if min(_counts(positive[half])) and min(_counts(positive[~half])):
             direction = _direction(states[half], positive[half])
             told = np.einsum("rld,ld->rl", states[~half], direction)
