@@ -26,6 +26,7 @@ from analyses.predict.by_prompt import (
     most_at_risk,
     nats_at,
 )
+from analyses.predict.forecasts import Forecast
 from analyses.predict.gradients import Scalar, mean_gradients
 from analyses.predict.prompt_calibration import (
     BASE_RATE,
@@ -330,6 +331,17 @@ def test_permuted_within_cells_a_forecast_is_at_chance_and_no_better_than_the_ba
 def test_the_prompts_at_risk_are_the_likeliest_first() -> None:
     table = pd.DataFrame({"id": list("abcd"), "flip_90": [0.4, 0.9, np.nan, 0.6], "forecast": 1.0})
     assert list(most_at_risk(table)["id"]) == ["b", "d"]
+
+
+def test_a_level_that_is_not_reached_puts_no_prompt_at_risk() -> None:
+    """Undefined is not zero."""
+    table = pd.DataFrame({"domain": ["bias", "bias"], "log_odds": [1.0, -1.0], "forecast": 1.0,
+                          "flip_50": 1.0, "flip_90": np.nan})  # fmt: skip
+    said = {}
+    for name, chance in (("never", np.nan), ("reached", 0.2)):
+        told = SimpleNamespace(prompts=table.assign(flip_90=chance), concept="safety")
+        [said[name]] = Forecast._about_prompts(told)  # type: ignore[arg-type]
+    assert "never loses 90%" in said["never"] and "Of 1 refused prompts" in said["reached"]
 
 
 def test_the_plan_counts_two_forwards_of_every_prompt() -> None:

@@ -308,8 +308,9 @@ def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tm
     record = Run(tmp_path / "run").record
     assert at_risk_view(record) == {}, "no forecast was made"
     told = pd.read_parquet(record.folder / "prompts.parquet")
-    told = told.assign(log_odds=1.0, forecast=0.5, flip_50=0.1, flip_90=float("nan"))
+    told = told.assign(log_odds=-1.0, forecast=0.5, flip_50=0.1, flip_90=float("nan"))
     place = told.index[told["domain"] == "bias"][:2]
+    told.loc[place, "log_odds"] = 1.0
     told.loc[place, "flip_90"], told.loc[place[1], "prompt"] = [0.2, 0.9], "<script>go</script>"
     told.loc[told.index[told["domain"] == "safety"][0], "flip_90"] = 0.99
     told.to_parquet(record.folder / "prompts.parquet")
@@ -319,6 +320,10 @@ def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tm
     page = rendered("report/at_risk.html.jinja", {"at_risk": view})
     assert "&lt;script&gt;go" in page and "<script>" not in page
     assert page.index("90%") < page.index("20%", page.index("&lt;script"))
+    told.assign(flip_90=float("nan")).to_parquet(record.folder / "prompts.parquet")
+    view = at_risk_view(record)
+    page = rendered("report/at_risk.html.jinja", {"at_risk": view})
+    assert view["refused"] == 2 and "never loses so much" in page and "0 have" not in page
 
 
 def test_the_first_screen_says_why_a_rotation_is_undefined() -> None:

@@ -13,7 +13,7 @@ group, because it would raise f_i by memory of the prompt alone.
 **Levels.** The target's own training prompts say how many nats s_τ the target loses on average
 until τ of its refusal is gone: the s at which the mean of p_R = σ(m_i − s f_i) is 1 − τ of what it
 was. A refused prompt (m_i > 0) flips if m_i − s_τ f_i < 0, up to an error of the first step. That
-error (:data:`ERROR`) has the size that a domain's forecast has.
+error (:data:`ERROR`) is that of ungated model organisms; on gated ones it was larger.
 """
 
 from __future__ import annotations

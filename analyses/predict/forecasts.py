@@ -24,7 +24,7 @@ import pandas as pd
 from scipy import stats
 
 from analyses.figures import Drawing, write_results
-from analyses.predict.by_prompt import forecast_by_prompt, most_at_risk
+from analyses.predict.by_prompt import LEVELS, flip_column, forecast_by_prompt, most_at_risk
 from analyses.predict.evidence import Evidence, evidence_of
 from analyses.predict.figures import COMPLIES_FROM, forecast_figure
 from analyses.predict.gradients import GROUPS
@@ -159,10 +159,15 @@ class Forecast:
             why = self.why_no_prompts
             return [f"Single prompts have no forecast: {why}."] if why else []
         others = self.prompts[self.prompts["domain"] != self.concept]
+        refused = others[others["log_odds"] > 0]
+        if len(refused) and refused[flip_column(LEVELS[-1])].isna().all():
+            return [
+                f"By this forecast {self.concept} never loses 90% of its refusal, so no prompt has "
+                "a probability to lose its own then (prompts.parquet has that at 50%)."
+            ]
         at_risk = most_at_risk(others)
-        refused = int((others["log_odds"] > 0).sum())
         return [
-            f"Of {refused} refused prompts outside {self.concept}, {len(at_risk)} have a "
+            f"Of {len(refused)} refused prompts outside {self.concept}, {len(at_risk)} have a "
             "probability above 1/2 to lose their refusal at 90% forgetting (prompts.parquet)."
         ]
 

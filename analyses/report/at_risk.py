@@ -27,7 +27,7 @@ def at_risk_view(record: RunRecord) -> dict[str, Any]:
     told = read_table(folder / TABLE)
     if not set(COLUMNS) <= set(told.columns):
         return {}
-    others = told[(told["domain"] != concept) & told["flip_90"].notna()]
+    others = told[(told["domain"] != concept) & (told["log_odds"] > 0)]
     at_risk = others[others["flip_90"] > 0.5]
     order = others.sort_values(["flip_90", "forecast"], ascending=False)
     rows = [
@@ -37,7 +37,7 @@ def at_risk_view(record: RunRecord) -> dict[str, Any]:
             "log_odds": f"{row['log_odds']:.1f}",
             "forecast": f"{row['forecast']:.2f}",
             "flip_50": f"{row['flip_50']:.0%}" if row["flip_50"] == row["flip_50"] else "–",
-            "flip_90": f"{row['flip_90']:.0%}",
+            "flip_90": f"{row['flip_90']:.0%}" if row["flip_90"] == row["flip_90"] else "–",
         }
         for _, row in order.head(SHOWN).iterrows()
     ]
@@ -45,5 +45,6 @@ def at_risk_view(record: RunRecord) -> dict[str, Any]:
         "concept": domain_label(concept),
         "refused": len(others),
         "at_risk": len(at_risk),
+        "reaches_90": bool(others["flip_90"].notna().any()),
         "rows": rows,
     }
