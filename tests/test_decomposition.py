@@ -155,3 +155,11 @@ def test_the_p_value_is_that_of_the_f_test_between_two_regressions(seeds):
     assert decompose(cells).p_value == pytest.approx(
         f.sf(ratio, freedom[0] - freedom[1], freedom[1]), rel=1e-6
     )
+
+
+def test_seeds_that_agree_leave_nothing_to_test_the_interaction_against() -> None:
+    """A p-value of 0 would come from no noise at all, whatever the interaction."""
+    rng = np.random.default_rng(3)
+    for truth in (rng.normal(size=(7, 7)), rng.normal(size=(7, 1)) + np.zeros(7)):
+        found = decompose(_cells(np.stack([truth, truth])))
+        assert np.isnan(found.p_value) and found.noise_share == pytest.approx(0, abs=1e-12)

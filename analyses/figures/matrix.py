@@ -215,7 +215,8 @@ def _shares(
         axes.barh(place, share, color=colour, height=0.62)
         if name == "interaction":
             known = np.isfinite(parts.p_value)
-            label += f"\n{_shown(parts.p_value)}" if known else "\n(and noise)"
+            unknown = "(not tested)" if np.isfinite(parts.noise_share) else "(and noise)"
+            label += f"\n{_shown(parts.p_value) if known else unknown}"
         axes.text(max(share, 0) + 0.02, place, f"{share:.2f}", va="center", fontsize=8.5)
         axes.text(-0.03, place, label, va="center", ha="right", fontsize=8.5)
     axes.axvline(0, color=MUTED, lw=0.8)

@@ -145,7 +145,9 @@ def _sentences(of: dict[str, Any], symbol: str) -> list[str]:
         parts = _by_part(of["decomposition"])
         shares = ", ".join(f"{part} {value:.2f}" for part, value in parts if value is not None)
         lines.append(f"shares of the variance of {symbol}: {shares}")
-        if p_value is None:
+        if p_value is None and of["decomposition"][SHARE_KEYS["noise"]] is not None:
+            lines[-1] += " (the seeds agree, so the interaction is not tested)"
+        elif p_value is None:
             lines[-1] += " (interaction includes noise: two seeds are needed to separate them)"
         else:
             lines[-1] += f" (interaction against noise: p = {p_value:.2g})"

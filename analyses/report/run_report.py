@@ -38,6 +38,7 @@ from analyses.runs import (
     Run,
     estimate_of,
     headlines,
+    objective_title,
     pick,
     rows_of,
     weight_label,
@@ -128,7 +129,10 @@ def run_view(tables: Run) -> View:
         "at_risk": at_risk_view(record),
         "harm": harm_view(tables),
         "angles": angles_view(tables),
-        "decomposition": tables.decomposition,
+        "decompositions": [
+            (objective_title(objective), found)
+            for objective, found in tables.decompositions.items()
+        ],
         "planted": record.config.get("planted"),
         "null_of_rotation": null_of_rotation(tables),
     }

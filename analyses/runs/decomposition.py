@@ -33,6 +33,7 @@ from interp.errors import InputError
 from interp.statistics import LEVEL, Estimate
 
 PARTS = ("source_effect", "target_effect", "interaction")
+ROUNDING = 1e-20  # share of the sum of squares
 # Each share of the variance, and its key in files (``matrix.json``).
 SHARE_KEYS = {
     "source_effect": "potency",
@@ -47,7 +48,8 @@ class Decomposition:
     """Effects, and the shares of the variance over cells.
 
     `noise_share` and `p_value` (F test of δ against its variation between seeds) are NaN with one
-    seed, or if fewer than two sources have all seeds; noise then counts as interaction.
+    seed, or if fewer than two sources have all seeds; noise then counts as interaction. `p_value`
+    alone is NaN if the seeds agree up to rounding: there is no noise to test against.
     """
 
     mean: float
@@ -133,7 +135,7 @@ def decompose(cells: pd.DataFrame) -> Decomposition:
     squares = layout.squares(x)
     total = sum(squares.values())
     noise, p_value = _noise(wide, layout, squares["interaction"])
-    measured = not math.isnan(p_value)
+    measured = not math.isnan(noise["interaction"])
 
     def share(value: float) -> float:
         return value / total if total > 0 else math.nan
@@ -177,7 +179,9 @@ def _noise(
         freedom = within.freedom[part] * (seeds - 1)
         mean_square = sum(squares[part] for squares in found) / freedom
         noise[part] = mean_square * per_cell * layout.freedom[part]
-    ratio = interaction / noise["interaction"] if noise["interaction"] > 0 else math.inf
+    if noise["interaction"] <= ROUNDING * float((complete.to_numpy(dtype=np.float64) ** 2).sum()):
+        return noise, math.nan
+    ratio = interaction / noise["interaction"]
     freedoms = layout.freedom["interaction"], within.freedom["interaction"] * (seeds - 1)
     return noise, float(fdtrc(*freedoms, ratio))
 

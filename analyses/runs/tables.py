@@ -188,9 +188,13 @@ class Run:
         return rate if rate is not None and rate.value < WEAKLY_ALIGNED else None
 
     @cached_property
-    def decomposition(self) -> Decomposition | None:
-        """Source, target and interaction effects; None with fewer than three sources."""
-        return _decomposition(self.arms, self.leakage)
+    def decompositions(self) -> Mapping[str, Decomposition]:
+        """Source, target and interaction effects of each objective with at least three sources."""
+        parts = {
+            str(objective): _decomposition(arms, self.leakage)
+            for objective, arms in self.arms.groupby("objective", sort=False)
+        }
+        return {objective: found for objective, found in parts.items() if found is not None}
 
     @cached_property
     def measured(self) -> Mapping[str, ArmLeakage]:
