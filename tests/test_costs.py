@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -331,14 +332,19 @@ def test_the_words_say_what_does_not_fit() -> None:
 
 
 def test_plan_and_outcome_are_in_the_manifest(tmp_path: Path) -> None:
-    """Sessions add up, and the first plan stays; a failure writes nothing."""
+    """Sessions add up, interrupted ones too, and the first plan stays."""
     expected = {"seconds": 5.0}
+    with pytest.raises(KeyboardInterrupt), watched(tmp_path, {"seconds": 5.0}):
+        time.sleep(0.05)
+        raise KeyboardInterrupt
+    assert not (tmp_path / "manifest.json").exists()
     for session in range(2):
         with watched(tmp_path, {"seconds": 5.0 + session}):
             write_json(tmp_path / "manifest.json", {"versions": {}})
     found = read_json(tmp_path / "manifest.json")
     assert found["versions"] == {} and found["plan"]["expected"]["seconds"] == 5.0
     actual = found["plan"]["actual"]
+    assert actual["seconds"] >= 0.05 and list(tmp_path.iterdir()) == [tmp_path / "manifest.json"]
     assert actual["main_bytes"] > 2**20 and actual["device_bytes"] == 0
     assert actual["processor_seconds"] > 0
     with pytest.raises(ZeroDivisionError), watched(tmp_path, expected):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from interp.directions import held_out_projections
 from interp.errors import InputError
 from interp.figures import (
     MOST_MULTIPLES,
+    draw_cells,
     projection_figure,
     rotation_by_layer_figure,
     similarity_by_layer_figure,
@@ -248,3 +250,14 @@ def test_numbers_need_no_plotting_library() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, encoding="utf-8"
     )
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("text", [None, "{:.2f}".format])
+def test_an_undefined_cell_does_not_look_like_one_inside_its_null(text: Any) -> None:
+    axes = Figure().subplots()
+    values = np.array([[0.9, 0.1, np.nan]])
+    clear, shown = np.array([[True, False, False]]), np.ones((1, 3), dtype=bool)
+    draw_cells(axes, values, clear, shown, text=text)
+    assert [patch.get_xy()[0] for patch in axes.patches] == [0.5]  # the second alone is hatched
+    dashes = [word.get_position() for word in axes.texts if word.get_text() == "–"]
+    assert dashes == [(2, 0)]

@@ -235,8 +235,22 @@ def test_recovery_is_worded_by_its_interval(run):
     held_out = (built.recovery["arm"] == chosen.name) & (built.recovery["set"] == "held_out")
     built.recovery.loc[held_out, "low"] = -0.1
     assert "is not decided" in wording.arm_sentence(built, chosen)
+    kept = built.recovery.copy()
+    built.recovery.loc[held_out, "value"] = float("nan")
+    built.recovery.loc[held_out, "reason"] = "no leakage to undo"
+    said = wording.arm_sentence(built, chosen)
+    assert "in held-out domains it is undefined: no leakage to undo" in said
+    built.recovery[:] = kept
     built.recovery.loc[held_out, "domains"] = 0
     assert "retraining, not containment" in wording.arm_sentence(built, chosen)
+
+
+def test_an_undefined_rotation_is_not_called_none(run):
+    built = tables.Run(run)
+    arm = built.record.arms[0]
+    assert "is undefined" not in (wording.rotation_clause(built, arm) or "")
+    built.__dict__["rotation"] = built.rotation.assign(defined=False)
+    assert "rotated is undefined" in (wording.rotation_clause(built, arm) or "")
 
 
 def test_a_report_needs_no_model(run):

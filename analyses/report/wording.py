@@ -185,6 +185,8 @@ def recovery_clause(tables: Run, arm: Arm) -> str:
     ]
     text = "recovered " + " and ".join(said).replace("of the leakage in held-out", "in held-out")
     held = defined.get("held_out")
+    if held is None and "held_out" in rows:
+        return text + f"; in held-out domains it is undefined: {rows['held_out']['reason']}"
     if held is None:
         return text + ": without held-out domains this shows retraining, not containment"
     if not held.low <= held.high:
@@ -212,6 +214,11 @@ def rotation_clause(tables: Run, arm: Arm) -> str | None:
     if rows.empty:
         return None
     rows = rows.sort_values("layer")
+    if not rows["defined"].astype(bool).any():
+        return (
+            "whether the target's direction rotated is undefined, because halves of its prompts "
+            "do not agree on a direction"
+        )
     rotated = rows[outside_null(rows)]
     controlled = has_control(tables)
     if rotated.empty:

@@ -108,7 +108,7 @@ def layer_heatmaps(
         if position + columns < len(layers):
             axes.set_xticklabels([])
     null = f"{GREY}, {draws:,} permutations" if draws else GREY
-    grey = "no null; hatched: undefined" if no_null else null
+    grey = "no null; –: undefined" if no_null else null
     label = f"{measure}\n({grey}; diagonal: left out)"
     width, height = figure.get_size_inches()
     figure.colorbar(image, ax=grid, shrink=0.75, label=_wrapped(label, height))
@@ -133,7 +133,7 @@ def draw_cells(
     text: Callable[[float], str] | None = None,
     aspect: Literal["equal", "auto"] = "equal",
 ) -> AxesImage:
-    """One heatmap: cells outside their null are coloured, cells inside it hatched, others empty.
+    """One heatmap: cells outside their null are coloured, inside it hatched, undefined grey.
 
     Args:
         axes: to draw into.
@@ -142,7 +142,7 @@ def draw_cells(
         shown: which cells are drawn.
         colours: the name of a colour map.
         limits: the values at its ends.
-        text: formats a cell's number; an undefined cell shows a dash. None: no text.
+        text: formats a cell's number; None: no numbers. An undefined cell shows a dash.
         aspect: of the cells.
     """
     from matplotlib import colormaps
@@ -152,15 +152,19 @@ def draw_cells(
     cmap, scale = colormaps[colours], Normalize(*limits)
     grey = np.ma.masked_where(~shown, np.zeros(values.shape))
     axes.imshow(grey, cmap=ListedColormap([NULL]), aspect=aspect)
-    for i, j in np.argwhere(shown & ~clear):  # pale colours and grey alone look alike
+    undefined = shown & ~np.isfinite(values)
+    for i, j in np.argwhere(shown & ~clear & ~undefined):  # pale colours and grey alone look alike
         axes.add_patch(
             Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, lw=0, hatch="////", ec=FAINT)
         )
     coloured = np.ma.masked_where(~(clear & shown), values)
     image = axes.imshow(coloured, cmap=cmap, norm=scale, aspect=aspect)
-    if text is not None:
+    if text is None:
+        for i, j in np.argwhere(undefined):
+            axes.text(j, i, "–", ha="center", va="center", fontsize=6, color=MUTED)
+    else:
         for i, j in np.argwhere(shown):
-            number = text(values[i, j]) if np.isfinite(values[i, j]) else "–"
+            number = "–" if undefined[i, j] else text(values[i, j])
             # Remove the minus sign of a zero.
             number = number.replace("-0.00", "0.00").replace("-", "−")
             colour = readable_on(cmap(scale(values[i, j]))) if clear[i, j] else MUTED
