@@ -151,11 +151,13 @@ def test_another_model_s_activations_are_never_taken_for_these(
     lm = LanguageModel.load(checkpoint_of("qwen2"))
     folder = tmp_path / "states"
     collect(lm, PROMPTS, folder=folder)
-    with (
-        writing(lm.layers[1], lambda hidden: hidden * 1.001),
-        pytest.raises(InputError, match="another model: residual_out of the first prompt differs"),
-    ):
-        collect(lm, PROMPTS, folder=folder)
+    with writing(lm.layers[1], lambda hidden: hidden * 1.001):
+        with pytest.raises(InputError, match="cannot say under which intervention"):
+            collect(lm, PROMPTS, folder=folder)
+        edited = collect(lm, PROMPTS, folder=tmp_path / "edited")
+    assert (edited.states != Activations.load(folder).states).any()
+    with pytest.raises(InputError, match="differ in edited"):
+        collect(lm, PROMPTS, folder=tmp_path / "edited")
     with torch.no_grad():
         lm.layers[3].mlp.down_proj.weight += 1e-3
     with pytest.raises(InputError, match="of another model"):

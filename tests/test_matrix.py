@@ -267,6 +267,17 @@ def test_sources_that_the_base_model_hardly_refuses_are_marked(
     assert sum("low base" in label.get_text() for label in labels) == len(low)
 
 
+def test_a_source_of_low_base_is_not_said_to_have_missed_the_level(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("leakage", "tables"):
+        monkeypatch.setattr(f"analyses.runs.{module}.LOW_BASE", 1.0)
+    study = LeakageMatrix.load([folder])
+    assert set(study.left_out["why"]) == {"low base"}
+    said = matrix_text(matrix_summary(study))
+    assert "(low base)" in said and "level not reached" not in said
+
+
 def test_an_unknown_run_objective_or_quantity_is_named(study: LeakageMatrix) -> None:
     with pytest.raises(InputError, match='no run "elsewhere"; expected world'):
         study.matrix("elsewhere")

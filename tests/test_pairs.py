@@ -71,6 +71,8 @@ def test_positions_are_labelled_by_their_text_where_they_have_one(llama: Languag
     one = between_models(llama, llama, [CLEAN], by_token=["instruction"]).labels()
     words = [label for name, label in one.items() if name.startswith("instruction[")]
     assert "".join(words) == CLEAN
+    twice = between_models(llama, llama, ["a b a b"], by_token=["instruction"]).labels()
+    assert len(set(twice.values())) == len(twice)
 
 
 def test_spans_are_aligned_at_their_ends(llama: LanguageModel) -> None:

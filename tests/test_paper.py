@@ -16,6 +16,7 @@ from analyses.reproduce import derived, published
 from analyses.reproduce.choice import grid_table
 from analyses.reproduce.comparison import difference_of
 from analyses.reproduce.entanglement import _band, entanglement, layer_of
+from analyses.reproduce.measured import derived_from, rates_of
 from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import MODELS, PAPER_GRID, UTILITY_POINTS, Setting, recognised
 from analyses.reproduce.published import MISTRAL, QWEN
@@ -351,3 +352,20 @@ def test_a_reproduction_on_the_organism(
 
     code, _, said = spillover(*asked, "--yes")  # the same command goes on
     assert code == 0 and said.count("already done") == 2 and "training" not in said
+
+
+def test_an_interval_of_one_domain_does_not_depend_on_the_others() -> None:
+    rng = np.random.default_rng(0)
+    tables = []
+    for _ in range(2):
+        rows = [(f"{d}-{i}", d, "harmful", "test", float(rng.integers(2)), 0)
+                for d in DOMAINS for i in range(12)]  # fmt: skip
+        columns = ["prompt_id", "domain", "label", "split", "refused", "step"]
+        tables.append(Arm("arm", {}, pd.DataFrame(rows, columns=columns), None))
+    found = []
+    for domains in (DOMAINS[:1], DOMAINS):
+        base, after = (rates_of(arm, domains) for arm in tables)
+        found.append(derived_from(derived.cross_drop, base, after, domain=0))
+    assert found[0] == found[1] and found[0].n == 12
+    every = derived_from(derived.leak_ratio, base, after, target=0)
+    assert every.n == 12 * len(DOMAINS)

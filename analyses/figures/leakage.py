@@ -50,6 +50,7 @@ def leakage_panel(
     reach_of_arms = 0.28 if len(arms) > 2 else 0.15
     offsets = np.linspace(-reach_of_arms, reach_of_arms, len(arms)) if len(arms) > 1 else [0.0]
     lowest, highest = -0.08, 1.0
+    drawn: list[tuple[float, float]] = []
     for place, arm in enumerate(arms):
         of_arm = rows[rows["arm"] == arm.name].set_index("domain").reindex(domains)
         colour, marker = (CONTAINED, "D") if arm.retain else (PLAIN, "o")
@@ -67,6 +68,7 @@ def leakage_panel(
         if np.isfinite(value).any():
             lowest = min(lowest, float(np.nanmin(of_arm["low"].fillna(0))) - 0.03)
             highest = max(highest, float(np.nanmax(of_arm["high"].fillna(0))) + 0.03)
+        drawn += [(float(one), at) for one, at in zip(value, y, strict=True) if np.isfinite(one)]
     for other in headline.others:
         elsewhere = rows[rows["arm"] == other.name].set_index("domain")["value"].reindex(domains)
         axes.plot(
@@ -77,7 +79,11 @@ def leakage_panel(
     labels = [domain_label(domain) + (" ᴿ" if domain in held else "") for domain in domains]
     axes.set_yticks(range(len(domains)), labels)
     axes.set_ylim(len(domains) - 0.45, -0.55)
-    axes.set_xlim(max(lowest, -0.6), min(highest, 1.4))
+    left, right = axes.set_xlim(max(lowest, -0.6), min(highest, 1.4))
+    for one, at in drawn:  # marks beyond the axis are written at its end
+        if not left <= one <= right:
+            end, ha = (left, "left") if one < left else (right, "right")
+            axes.text(end, at, f"{one:.1f}", ha=ha, va="center", fontsize=7)
     axes.grid(axis="x")
     refusal = "refusal, in text," if tables.by_text else "first-token refusal"
     axes.set_xlabel(

@@ -124,9 +124,11 @@ def _cells(
             axes.plot([j - 0.2, j + 0.2], [i + 0.43] * 2, color=colour, lw=1)
         if untouched[i, j]:
             axes.plot(j + 0.36, i - 0.3, "o", color=colour, mfc="none", ms=3.5, mew=0.9)
+    left = study.left_out[study.left_out["run"] == run].set_index("concept")["why"]
     for i in np.flatnonzero(~np.isfinite(values).any(axis=1)).tolist():
+        why = left[[sources[i]]].iloc[0] if sources[i] in left.index else "low base in all others"
         axes.text(
-            (len(domains) - 1) / 2, i, "not in the matrix: level not reached",
+            (len(domains) - 1) / 2, i, f"not in the matrix: {why}",
             ha="center", va="center", color=MUTED, style="italic", fontsize=8,
         )  # fmt: skip
     outcomes = study.outcomes(run, objective)

@@ -74,7 +74,7 @@ def matrix_summary(matrix: LeakageMatrix, quantity: str = "area") -> dict[str, A
             .drop(columns="run")
             .to_dict("records"),
             "left_out": matrix.left_out.loc[
-                matrix.left_out["run"] == run, ["arm", "outcome", "reached"]
+                matrix.left_out["run"] == run, ["arm", "outcome", "reached", "why"]
             ].to_dict("records"),
         }
         for run in matrix.runs
@@ -97,7 +97,7 @@ def matrix_text(found: dict[str, Any]) -> str:
             lines += [table.round(2).to_string(na_rep="-"), *_outcomes(of), *_sentences(of, symbol)]
         lines += _last_step(of_run["last_step"], domains)
         for left in of_run["left_out"]:
-            lines.append(f"left out: {left['arm']} (level not reached)")
+            lines.append(f"left out: {left['arm']} ({left['why']})")
     if "pooled" in found:
         shares = _by_part(found["pooled"]["shares"])
         said = (f"{part} {_shown(share)}" for part, share in shares if share["value"] is not None)

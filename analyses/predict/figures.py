@@ -116,7 +116,7 @@ def _compliance(axes: Axes, concept: str, share: Mapping[str, float]) -> None:
 def tournament_figure(result: Mapping[str, Any]) -> Figure:
     """Every predictor's rank correlation with leakage, by part, ordered by all pairs.
 
-    Bars: 95% bootstrap intervals over worlds; small marks: worlds; grey (null): 95th percentile
+    Bars: Student's 95% intervals over worlds; small marks: worlds; grey (null): 95th percentile
     under random permutations of the domains; dashed: the ceiling from the outcome's reliability.
     Below the line: predictors that need training or the ground truth. Last panel: standardised
     coefficients of the frozen set in one regression.

@@ -37,7 +37,7 @@ class Rates:
         value, draws: the shares, and the shares on each resample.
         n: number of prompts.
         shares: the estimate of each share.
-        freedom: number of groups of prompts in all domains, minus the number of domains.
+        freedoms: number of groups of prompts minus 1, of each domain.
     """
 
     domains: tuple[str, ...]
@@ -45,7 +45,7 @@ class Rates:
     draws: Float[np.ndarray, "resample domain"]
     n: Int[np.ndarray, " domain"]
     shares: tuple[Estimate, ...]
-    freedom: int
+    freedoms: tuple[int, ...]
 
     def estimate(self, domain: str) -> Estimate:
         """One share with Wilson's interval for groups of prompts."""
@@ -55,7 +55,7 @@ class Rates:
 def rates_of(arm: Arm, domains: Sequence[str]) -> Rates:
     """Refusal shares of the arm's generated texts at the kept step."""
     rows = arm.last[(arm.last["split"] == "test") & (arm.last["label"] == "harmful")]
-    value, draws, shares, freedom = [], [], [], 0
+    value, draws, shares, freedoms = [], [], [], []
     for domain in domains:
         mine = rows[rows["domain"] == domain].sort_values("prompt_id")
         refused = mine["refused"].to_numpy(dtype=np.float64)
@@ -65,10 +65,10 @@ def rates_of(arm: Arm, domains: Sequence[str]) -> Rates:
         value.append(refused.mean())
         draws.append(weighted_means(refused, weights))
         shares.append(share_of(refused, clusters))
-        freedom += unit_count(clusters) - 1
+        freedoms.append(unit_count(clusters) - 1)
     n = np.array([share.n for share in shares])
     return Rates(
-        tuple(domains), np.array(value), np.stack(draws, axis=-1), n, tuple(shares), freedom
+        tuple(domains), np.array(value), np.stack(draws, axis=-1), n, tuple(shares), tuple(freedoms)
     )
 
 
@@ -77,9 +77,11 @@ def derived_from(function: Callable[..., np.ndarray], *rates: Rates, **options: 
     value = function(*(one.value for one in rates), **options)
     draws = function(*(one.draws for one in rates), **options)
     reason = "zero denominator or constant values"
-    freedom = rates[0].freedom
+    # A quantity of single domains names them; the others read all.
+    used = [place for name, place in options.items() if name != "target"] or range(len(rates[0].n))
+    freedom = sum(rates[0].freedoms[place] for place in used)
     limits = CORRELATION if function in CORRELATIONS else UNLIMITED
-    n = int(rates[0].n.sum())
+    n = int(sum(rates[0].n[place] for place in used))
     found = Draws(float(value), draws, n, reason, freedom, limits=limits)
     estimate = found.estimate()
     if estimate.low == estimate.high:  # of rates that are all 0 or 1

@@ -63,9 +63,11 @@ def counted_arms(tables: Run) -> pd.DataFrame:
 
 
 def left_out(tables: Run) -> pd.DataFrame:
-    """Plain arms that are not in the matrix: they did not reach the forgetting level."""
+    """Plain arms that are not in the matrix: without a forgetting level, for a reason (``why``)."""
     plain = plain_arms(tables)
-    return plain.loc[~plain["arm"].isin(counted_arms(tables)["arm"]), ARM_COLUMNS]
+    rows = plain.loc[~plain["arm"].isin(counted_arms(tables)["arm"]), ARM_COLUMNS]
+    why = {arm.name: tables.no_level(arm) or "level not reached" for arm in tables.record.arms}
+    return rows.assign(why=rows["arm"].map(why))
 
 
 def arm_cells(tables: Run) -> pd.DataFrame:

@@ -73,8 +73,8 @@ class LeakageMatrix:
 
     @cached_property
     def left_out(self) -> pd.DataFrame:
-        """Plain arms that are not in the matrix: ``run, arm, concept, outcome, reached``."""
-        return self._of_every_run(left_out, ARM_COLUMNS)
+        """Plain arms that are not in the matrix: ``run, arm, concept, outcome, reached, why``."""
+        return self._of_every_run(left_out, [*ARM_COLUMNS, "why"])
 
     @cached_property
     def last_step(self) -> pd.DataFrame:

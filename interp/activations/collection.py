@@ -23,7 +23,7 @@ from interp.activations.positions import Positions, Take, last_token, places_of
 from interp.activations.sites import RESIDUAL_OUT, Site, head_count
 from interp.activations.stores import Arrays, InMemory, OnDisk, read_folder
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, in_fitting_batches, require_room
+from interp.model import LanguageModel, Tokens, active_edits, in_fitting_batches, require_room
 from interp.numbers import whole_number
 from interp.progress import Advance, silent
 from interp.store import content_key
@@ -164,12 +164,19 @@ def collect(
         raise InputError(f"{len(names)} ids for {len(rows)} prompts; give one for each")
     places = places_of(rows, positions)
     token_ids = _token_ids(rows, places)
+    edited = active_edits(lm.model)
+    if edited and folder is not None and _begun(Path(folder)):
+        raise InputError(
+            f"{folder} holds activations, and a folder cannot say under which intervention they "
+            "were collected; give another folder, or leave the `with` block of the intervention"
+        )
     about: dict[str, Any] = {
         "sites": [site.name for site in sites],
         "layers": list(wanted),
         "ids": list(names),
         "dtype": np.dtype(dtype).name,
         "computed_in": str(lm.model.dtype).removeprefix("torch."),
+        "edited": edited,
     }
 
     with backend(lm, wanted, sites) as forward:
@@ -198,6 +205,10 @@ def collect(
             store.put(chosen, states)
             progress(len(chosen))
     return Activations(store.arrays, wanted, names, token_ids, about["computed_in"])
+
+
+def _begun(folder: Path) -> bool:
+    return folder.exists() or folder.with_name(f"{folder.name}.partial").exists()
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,7 @@ def _difference(folder: Path, about: Mapping[str, Any], witness: Arrays, toleran
     except (OSError, ValueError):
         return "holds no activations, or was interrupted during its creation"
     found.setdefault("weights", about.get("weights"))  # unknown to older versions
+    found.setdefault("edited", False)
     other = sorted(name for name in about if found.get(name) != about[name])
     if other == ["weights"]:
         return "holds activations of another model: its weights differ"

@@ -87,7 +87,10 @@ def state_map_figure(drawn: StateMap) -> Figure:
         grid[1].set_yticks([])
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center")
-    numbers = " · ".join(f"{name} {share:.0%}" for name, share in drawn.agreement.items())
+    named = {"labels permuted": "labels permuted (95th percentile)"}
+    numbers = " · ".join(
+        f"{named.get(name, name)} {share:.0%}" for name, share in drawn.agreement.items()
+    )
     figure.supxlabel(
         f"of {drawn.neighbours} nearest neighbours with the same label: {numbers}",
         fontsize=7.5,

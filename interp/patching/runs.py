@@ -9,6 +9,7 @@ states.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -79,7 +80,7 @@ class PatchRuns:
         return tuple(name for name in held[1] if name in held[0])
 
     def labels(self) -> dict[str, str]:
-        """Axis labels for a figure: the position's text if all rows share it, otherwise its name.
+        """Axis labels for a figure, all different: the text that all rows share, or the name.
 
         All rows share the template's tokens. With a single row, every label is a text.
         """
@@ -88,7 +89,8 @@ class PatchRuns:
             texts = {row.ids[row.spans[name]] for row in self.target_rows if name in row.spans}
             decode = self.target.tokenizer.decode
             labels[name] = str(decode(list(texts.pop()))) if len(texts) == 1 else name
-        return labels
+        counts = Counter(labels.values())  # a template may have the same token twice
+        return {n: f"{text} ({n})" if counts[text] > 1 else text for n, text in labels.items()}
 
 
 AFTER_INSTRUCTION = ("post_instruction", "response_prefix")

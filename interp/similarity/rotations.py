@@ -69,11 +69,14 @@ class Rotation:
     """By name, the angle in degrees between two ways to extract the direction from one model."""
 
     def __repr__(self) -> str:
-        angles = dict(zip(self.layers, self.angle_degrees.value, strict=True))
+        pairs = zip(self.layers, self.angle_degrees.value, strict=True)
+        angles = {layer: angle for layer, angle in pairs if angle == angle}
+        if not angles:
+            return f"Rotation: undefined in all {len(self.layers)} layers (n = {self.n})"
         most = max(angles, key=lambda layer: angles[layer])
         return (
             f"Rotation: {min(angles.values()):.0f}° to {angles[most]:.0f}° (layer {most}) in "
-            f"{len(angles)} layers (n = {self.n}); see to_dataframe()"
+            f"{len(angles)} of {len(self.layers)} layers (n = {self.n}); see to_dataframe()"
         )
 
     @property
