@@ -306,6 +306,8 @@ def _short_name(value: Any) -> str:
     if value is None:
         return ""
     path = Path(str(value))
+    if re.search(r"[:@]", str(value)) and not path.exists():  # a scorer: all of it names it
+        return re.sub(r"[^\w.+-]+", "-", re.sub(r"https?://", "", str(value))).strip("-.")
     name = path.parent.name if path.name in KEPT_IN else path.name
     if path.is_file():
         name = path.stem

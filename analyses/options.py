@@ -301,10 +301,12 @@ class ModelOptions:
         }
         if self.chat_template is not None:
             try:
-                options["template"] = self.chat_template.read_text(encoding="utf-8")
+                options["template"] = self.chat_template.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 why = getattr(error, "strerror", None) or "not UTF-8 text"
                 raise InputError(f"--chat-template {self.chat_template}: {why}") from error
+            if not options["template"].strip():
+                raise InputError(f"--chat-template {self.chat_template} is empty")
         if self.system is not None and not self.system.strip():
             raise InputError(
                 "--system is empty; leave it out for the template's own system message, or give "

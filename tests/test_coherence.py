@@ -71,3 +71,22 @@ def test_words_of_one_script_may_be_mixed_with_another_and_of_three_not() -> Non
     two, four = ["単語", "word", "の"], ["слово", "word", "λέξη", "単語"]
     assert not is_gibberish(" ".join(["単語のword"] * 2 + two))
     assert is_gibberish(" ".join(generator.choice(four, size=20)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "抱歉，我无法提供这方面的帮助。",
+        "申し訳ありませんが、お手伝いできません。",
+        "मैं इसमें मदद नहीं कर सकता।",
+        "죄송하지만 도와드릴 수 없습니다.",
+        "ฉันไม่สามารถช่วยเรื่องนี้ได้",
+    ],
+)
+def test_an_answer_that_ends_within_a_character_is_that_answer(text: str) -> None:
+    """A limit on tokens cuts bytes."""
+    whole = text.encode()
+    for size in range(9, len(whole)):
+        cut = [whole[:size].decode(errors=errors) for errors in ("replace", "ignore")]
+        assert is_gibberish(cut[0]) == is_gibberish(cut[1])
+    assert is_gibberish("\ufffd" * 8 + " " + "\ufffd" * 3)

@@ -279,7 +279,7 @@ def test_results_go_where_the_inputs_say(tmp_path: Path) -> None:
     for template, path in {
         "runs/study-MODEL-CONCEPT": "runs/study-Qwen2.5-1.5B-Instruct-safety-bias",
         "runs/compare-BASE-AFTER": "runs/compare-organism-safety-npo-seed0",
-        "runs/score-FILE-SCORER.jsonl": "runs/score-answers.v2-host.jsonl",
+        "runs/score-FILE-SCORER.jsonl": "runs/score-answers.v2-judge-gpt-host.jsonl",
         "runs/x-NONE": "runs/x",
     }.items():
         assert default_out(template, given) == Path(path)

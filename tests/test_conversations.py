@@ -67,6 +67,13 @@ def test_text_is_not_replaced_and_other_columns_stay(tmp_path: Path) -> None:
     assert "response" not in record.fields  # nothing was said to the last turn
 
 
+def test_an_answer_that_looks_like_messages_is_what_was_said(tmp_path: Path) -> None:
+    said = json.dumps([{"role": "user", "content": "How do I bake bread?"}])
+    row = {"prompt": "Write an API payload.", "response": said}
+    [record] = read_records(written(tmp_path / "rows.jsonl", [row]))
+    assert record.fields == row == dict(record.given)
+
+
 def test_a_conversation_without_a_user_is_refused(tmp_path: Path) -> None:
     rows = [{"messages": TURNS}, {"messages": TURNS[:1]}]
     with pytest.raises(InputError, match=r'line 2: .*"messages" has no user message .*system'):

@@ -276,3 +276,11 @@ def test_pairs_keep_the_prompt_and_both_responses(checkpoint: Path) -> None:
     (pair,) = examples(lm, pd.DataFrame([row]))
     assert pair.tokens == lm.chat.encode("Why?", "No.")
     assert pair.preferred == lm.chat.encode("Why?", "Because.")
+
+
+def test_refusals_of_another_domain_are_refused(tmp_path: Path) -> None:
+    rows = [{**PAIR, "domain": "safety"}] * FEWEST_DEFLECTIONS
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    assert len(read_deflections(path, ["safety", "bias"])) == FEWEST_DEFLECTIONS
+    with pytest.raises(InputError, match="holds refusals of safety, not of bias"):
+        read_deflections(path, ["bias"])

@@ -470,6 +470,8 @@ def test_answers_without_a_verdict_count_nowhere(
         (["--tasks", "a", "--task-folder", "absent"], "folder not found"),
         (["--server", "http://x/v1", "--texts", "some.txt"], "leave out --texts and --tasks"),
         (["--chat-template-arg", "x"], "name=value"),
+        (["--chat-template", "empty.txt"], "empty.txt is empty"),
+        (["--server", "http://x/v1", "--response-prefix", "Sure"], "does not apply with --server"),
     ],
 )
 def test_what_cannot_be_met_is_one_line(

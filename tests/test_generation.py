@@ -289,6 +289,9 @@ def test_the_key_is_of_all_that_an_answer_depends_on(checkpoint_of: Checkpoints)
     other = LanguageModel.load(folder)
     other.tokenizer.add_tokens([PROMPTS[0][:4]])  # the same text in other tokens
     keys.append(answers_key(other))
+    stretched = LanguageModel.load(folder)  # the same weights compute something else
+    stretched.model.config.rope_parameters = {"rope_type": "default", "rope_theta": 123.0}
+    keys.append(answers_key(stretched))
     assert len(set(keys)) == len(keys)
     assert answers_key(lm, seed=1) == keys[0]  # nothing is drawn at temperature 0
     assert answers_key(LanguageModel.load(folder), fingerprint=lm.fingerprint()) == keys[0]

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analyses.runs import (
+    Inputs,
     TargetOutcome,
     TargetVerdict,
     at_crossing,
     measure,
     running_maximum,
     trajectories,
+    with_clusters,
 )
 from analyses.runs.leakage import area, leakage_curves, untouched_p_value
 from interp.errors import InputError
@@ -388,3 +390,31 @@ def test_a_resample_s_mean_is_that_of_the_prompts_it_drew(clusters: list[int], s
     )
     assert weighted_means(values[:, 0], weights) == pytest.approx(means[:, 0])
     assert weighted_means(np.full(len(clusters), 7.0), weights) == pytest.approx(7.0)
+
+
+def test_a_repeated_prompt_is_one_unit() -> None:
+    """By its text or its group; without repeats nothing is marked."""
+    scores = _planted()
+    names = scores["prompt_id"].unique()
+    prompts = pd.DataFrame({"id": names, "prompt": [f"{name}? " for name in names]})
+    assert "cluster" not in with_clusters(scores, prompts)
+    twos = [f"{name[:-3]}{int(name[-3:]) // 2}" for name in names]
+    prompts["prompt"] = [f"{two}?" + " " * (i % 2) for i, two in enumerate(twos)]
+    copies = with_clusters(scores, prompts)
+    grouped = with_clusters(scores, prompts.assign(group=twos))
+    one, other = (
+        measure(table, "cybersecurity", resamples=300).estimate("log_odds_drop", "safety")
+        for table in (copies, grouped)
+    )
+    assert copies["cluster"].nunique() == grouped["cluster"].nunique() < len(names)
+    assert one.value == other.value
+    assert one.high - one.low == pytest.approx(other.high - other.low, rel=0.3)
+
+
+def test_an_input_that_became_part_of_the_key_leaves_older_results_finished() -> None:
+    parts = {"model": "m", "stops": [1], "configuration": "c"}
+    now = Inputs(("training",), parts, added=("stops", "configuration"))
+    for known in ({"model"}, {"model", "stops"}, set(parts)):
+        older = Inputs(("training",), {name: parts[name] for name in parts if name in known})
+        assert older.key in now
+    assert Inputs(("training",), {**parts, "stops": [2]}).key not in now

@@ -22,6 +22,7 @@ from unlearning.data import (
     as_prompts,
     controls,
     near_duplicate_groups,
+    normalised,
     read_prompts,
     require_concepts,
 )
@@ -312,3 +313,31 @@ def test_public_prompts_are_read(public_data: Path) -> None:
         "sensitive",
         "medical_legal",
     }
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("चोरी कैसे करें", "चारा कैसे करें"), ("💣?", "🔪?"), ("का", "की"), ("!!", "??")]
+)
+def test_texts_that_differ_in_a_sign_have_different_words(one: str, other: str) -> None:
+    assert normalised(one) != normalised(other)
+    assert normalised("Why, O'Neil_2?") == "why o neil_2"
+
+
+def test_a_pair_is_the_same_in_every_type(tmp_path: Path) -> None:
+    """As files of several formats have it."""
+    splits = []
+    for names in ((3, 3), (3, "3"), (3.0, 3), ("3", 3.0)):
+        rows = [
+            {"prompt": f"{word} {i}?", "domain": "safety", "label": label,
+             "pair": type(name)(i) if not isinstance(name, str) else str(i)}
+            for i in range(30)
+            for name, label, word in zip(names, ("harmful", "benign"), ("Why", "How"), strict=True)
+        ]  # fmt: skip
+        table = as_prompts(pd.DataFrame({"prompt": [row["prompt"] for row in rows],
+                                         "domain": "safety",
+                                         "label": [row["label"] for row in rows],
+                                         "pair": pd.Series([row["pair"] for row in rows],
+                                                           dtype=object)}))  # fmt: skip
+        assert table.groupby("pair")["split"].nunique().max() == 1
+        splits.append(list(table["split"]))
+    assert all(one == splits[0] for one in splits)

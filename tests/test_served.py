@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from interp.errors import SpilloverError
+from tests.fake_endpoint import serving
 from unlearning.generation import AnswerLog
 from unlearning.serving import Endpoint, answers_of, served_key
 from unlearning.serving.endpoint import Completion
@@ -17,6 +19,8 @@ PROMPTS = [f"prompt {i}" for i in range(40)]
 
 class StandIn:
     """An endpoint that answers with the last message, and fails after so many."""
+
+    cache = "of the caller"
 
     def __init__(self, last: int = 10_000, concurrency: int = 2) -> None:
         self.model, self.address, self.concurrency, self.last = (
@@ -68,6 +72,32 @@ def test_a_system_message_comes_first() -> None:
     asked(endpoint, ["a"])
     user = {"role": "user", "content": "a"}
     assert endpoint.conversations == [[{"role": "system", "content": "Be brief."}, user], [user]]
+
+
+@pytest.mark.parametrize("failing", [1, 7, 20])
+def test_every_answer_that_came_is_kept(failing: int, tmp_path: Path) -> None:
+    """Also those of a batch in which a later request fails."""
+    said: list[str] = []
+    fails = True
+
+    def reply(messages: Sequence[dict[str, str]]) -> str:
+        if fails and len(said) + 1 == failing:
+            raise ConnectionError
+        said.append(messages[-1]["content"])
+        return said[-1]
+
+    with serving(reply) as server:
+        endpoint = Endpoint("m", server.url, concurrency=1, attempts=1)
+        log = AnswerLog(tmp_path / "answers.jsonl", served_key(endpoint, max_new_tokens=9))
+        with pytest.raises(SpilloverError):
+            answers_of(endpoint, PROMPTS, max_new_tokens=9, log=log)
+        assert len(said) == failing - 1
+        fails = False
+        answers = answers_of(endpoint, PROMPTS, max_new_tokens=9, log=log)
+    assert [answer.text for answer in answers] == PROMPTS
+    # But for the one that was under way when another failed.
+    assert set(said) == set(PROMPTS) and len(said) <= len(PROMPTS) + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["answers.jsonl"]
 
 
 def test_what_was_answered_before_a_failure_is_not_asked_again(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from analyses.evaluate.estimates import separation
 from analyses.evaluate.findings import LOG_ODDS, Findings, ReadoutCheck, class_by, refused_by
 from analyses.evaluate.losses import divergence_from_base, likelihood_of_texts, scores_on_tasks
 from analyses.evaluate.plan import Inputs
-from analyses.evaluate.subjects import EvaluatedModel, Session, cluster_of
-from analyses.runs import Progress
+from analyses.evaluate.subjects import EvaluatedModel, Session
+from analyses.runs import Progress, unit_of
 from analyses.study import thought_note
 from interp.errors import InputError
 from interp.progress import Advance
@@ -59,10 +59,11 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
     if readout.valid:
         reading = (scores["p_R"] > READS_REFUSED).astype(float)
         scores[refused_by(LOG_ODDS)] = reading.where(scores["p_R"].notna())
+    counted = scores[scores["prompt_id"].isin(inputs.counted["id"])].reset_index(drop=True)
     return Findings(
         plan=inputs.plan,
         panel=tuple(inputs.panel),
-        scores=scores[scores["prompt_id"].isin(inputs.counted["id"])].reset_index(drop=True),
+        scores=counted,
         readout=readout,
         divergence=divergence_from_base(session),
         texts=likelihood_of_texts(session),
@@ -72,7 +73,7 @@ def find_out(inputs: Inputs, folder: Path, progress: Progress) -> Findings:
             for one in session.models
             for identifier, answer in zip(inputs.prompts["id"], one.answers, strict=True)
         },
-        notes=(*_notes(session), *_without_verdict(scores, inputs), *_of_panel(session), *notes),
+        notes=(*_notes(session), *_without_verdict(counted, inputs), *_of_panel(session), *notes),
         fingerprints={one.role: one.fingerprint for one in session.models},
         seconds=time.monotonic() - started,
         checks={one.role: one.lm.checked.to_json() for one in session.models if one.lm},
@@ -87,7 +88,7 @@ def _scored(one: EvaluatedModel, session: Session) -> pd.DataFrame:
         columns={"id": "prompt_id"}
     )
     table.insert(0, "role", one.role)
-    table["cluster"] = cluster_of(prompts)
+    table["cluster"] = unit_of(prompts)
     table["finished"] = [float(answer.finished) for answer in one.answers]
     for name, scorer in session.inputs.panel.items():
         with session.progress.stage(f"{one.name}: read by {name}", len(texts)) as advance:
@@ -211,15 +212,15 @@ def _without_verdict(scores: pd.DataFrame, inputs: Inputs) -> list[str]:
 def _of_panel(session: Session) -> list[str]:
     """What the panel says about its verdicts on every model's answers."""
     prompts = session.inputs.prompts
-    ids, labels = list(prompts["id"]), list(prompts["label"])
+    counted = np.flatnonzero(prompts["id"].isin(session.inputs.counted["id"]))
+    ids, labels = ([prompts[name].iloc[i] for i in counted] for name in ("id", "label"))
+    asked = [session.prompts[i] for i in counted]
     return [
         line
         for scorer in session.inputs.panel.values()
         for one in session.models
         for line in panel_lines(
             one.name,
-            view_of_panel(
-                scorer, ids, labels, (session.prompts, [answer.text for answer in one.answers])
-            ),
+            view_of_panel(scorer, ids, labels, (asked, [one.answers[i].text for i in counted])),
         )
     ]

@@ -12,7 +12,8 @@ import pandas as pd
 
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import TaskPlan
-from analyses.evaluate.subjects import Session, cluster_of, on_device
+from analyses.evaluate.subjects import Session, on_device
+from analyses.runs import unit_of
 from interp.model import LanguageModel
 from interp.numbers import evenly_spread
 from interp.store import content_key, read_json, write_json, write_table
@@ -43,7 +44,7 @@ def divergence_from_base(session: Session) -> pd.DataFrame | None:
                 lm, list(chosen["prompt"]), answers, positions=positions, progress=advance
             )
     table = chosen[["id", "domain", "kind"]].rename(columns={"id": "prompt_id"})
-    table["cluster"] = cluster_of(chosen)
+    table["cluster"] = unit_of(chosen)
     return table.loc[table.index.repeat(positions)].assign(
         position=np.tile(np.arange(1, positions + 1), len(places)),
         nats=kl_table(logits[BASE], logits[MODEL], positions).ravel(),
@@ -72,7 +73,8 @@ def scores_on_tasks(session: Session) -> pd.DataFrame | None:
     for one in session.loaded:
         assert one.lm is not None
         chat = one.lm.chat.fingerprint if tasks.chat_template else None
-        key = content_key("tasks", "tasks", one.fingerprint, chat, tasks, *tasks.files)
+        read_by = [one.fingerprint, one.lm.configuration, one.lm.chat.tokenization, chat]
+        key = content_key("tasks", "tasks", *read_by, tasks, *tasks.files)
         session.progress.say(f"{one.name}: tasks …")  # the harness shows its own progress
         path = session.folder / "tasks" / f"{one.role}.parquet"
         table = task_scores(tasks, path, key, partial(on_device, one, session.plan))

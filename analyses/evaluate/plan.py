@@ -142,6 +142,14 @@ class Inputs:
         return rows.reset_index(drop=True)
 
 
+# Options of rendering, by their names in ``LanguageModel.load``.
+RENDERING = {
+    "response_prefix": "--response-prefix",
+    "template": "--chat-template",
+    "template_arguments": "--chat-template-arg",
+}
+
+
 def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     """The plan's inputs, after every check that needs no model; writes nothing.
 
@@ -156,6 +164,11 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
         from unlearning.serving import Endpoint
 
         Endpoint(plan.model, plan.server)  # raises for an invalid address
+        if rendering := [flag for name, flag in RENDERING.items() if plan.model_options.get(name)]:
+            raise InputError(
+                f"{', '.join(rendering)} does not apply with --server, which renders the prompts; "
+                "set it there"
+            )
     if not plan.loaded and (plan.texts or plan.tasks):
         raise InputError(
             "perplexity and tasks need a model's probabilities, which a server does not give; "
@@ -215,7 +228,7 @@ def texts_in(path: str) -> tuple[str, ...]:
 
     if path.endswith(".txt"):
         try:
-            whole = Path(path).read_text(encoding="utf-8")
+            whole = Path(path).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
         found = [part.strip() for part in whole.split("\n\n")]

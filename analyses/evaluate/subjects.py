@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from analyses.evaluate.findings import BASE, MODEL
 from analyses.evaluate.plan import EvaluationPlan, Inputs
 from analyses.runs import Progress
@@ -160,12 +158,6 @@ def on_device(one: EvaluatedModel, plan: EvaluationPlan) -> Iterator[LanguageMod
         model.to("cpu")  # type: ignore[arg-type]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def cluster_of(prompts: pd.DataFrame) -> pd.Series:
-    """What near-duplicates share: their group, or the prompt's own id."""
-    unit = prompts["group"] if "group" in prompts else prompts["id"]
-    return unit.fillna(prompts["id"]).astype(str)
 
 
 def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) -> EvaluatedModel:

@@ -146,6 +146,10 @@ def result_line(found: dict[str, Any]) -> str:
     nats = found["nats_per_token"]
     return (
         f"The taught model refuses {' and '.join(parts)}. Its answers to benign prompts have "
-        f"{nats['taught']:.2f} nats per token under the original model, whose own have "
-        f"{nats['original']:.2f}. AUC of the refusal log-odds: {found['auc']:.3f}."
+        f"{_shown(nats['taught'])} nats per token under the original model, whose own have "
+        f"{_shown(nats['original'])}. AUC of the refusal log-odds: {_shown(found['auc'], 3)}."
     )
+
+
+def _shown(number: float | None, digits: int = 2) -> str:
+    return "undefined" if number is None else f"{number:.{digits}f}"

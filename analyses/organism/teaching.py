@@ -111,6 +111,9 @@ def teach_refusal(
     require_enough(prompts)
     require_template(plan.model, plan.model_options)
     if overwrite:
+        if (out / TRAINING).is_dir():
+            with locked(out / TRAINING / LOCK, out):
+                pass  # no other process teaches there
         _clear(out, inputs)
     (out / TRAINING).mkdir(parents=True, exist_ok=True)
     write_json(out / TRAINING / BEGUN, inputs)

@@ -102,7 +102,12 @@ def read_sides(
     labels = _labels(answers, known, column, source)
     classes = dict(labels)
     for path, records in scored:
-        name = _unused(str(records[0].fields["scorer"]), classes)
+        said = list(dict.fromkeys(str(record.fields.get("scorer")) for record in records))
+        if len(said) > 1:
+            raise InputError(
+                f"{path} holds verdicts of several scorers ({', '.join(said)}); give a file of each"
+            )
+        name = _unused(said[0], classes)
         classes[name] = [_scored_class(record, path) for record in records]
     for one in named:
         scoring = Scoring(answers, find_scorer(one, device), REFUSAL.name)
@@ -146,6 +151,12 @@ def _joined(files: Sequence[tuple[str, list[Record]]]) -> tuple[str, list[Record
     """The answers of several files; without a column for the model, each file is a model."""
     if len(files) == 1:
         return files[0]
+    found = [labelled_set(records) for _, records in files]
+    names = list(dict.fromkeys(one.name if one else "no labelled set" for one in found))
+    if len(names) > 1:
+        raise InputError(
+            f"the files are of different labelled sets ({', '.join(names)}); compare each alone"
+        )
     joined = [
         Record(f"{Path(path).name}, {record.place}", {"model": Path(path).stem, **record.given})
         for path, records in files

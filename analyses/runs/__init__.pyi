@@ -8,6 +8,7 @@ from .arms import base_of as base_of
 from .arms import headlines as headlines
 from .arms import objective_title as objective_title
 from .arms import read_run as read_run
+from .arms import unit_of as unit_of
 from .arms import weight_label as weight_label
 from .arms import weights_of as weights_of
 from .arms import with_clusters as with_clusters

@@ -266,15 +266,23 @@ def _coherent(arm: Arm, bounds: CoherenceBounds) -> Arm:
 
 
 def with_clusters(scores: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-    """``scores`` with a column ``cluster``, if the table of prompts marks near-duplicates.
+    """``scores`` with a column ``cluster``, if prompts are repeated or marked as near-duplicates.
 
     Otherwise intervals would take every near-duplicate for one prompt more.
     """
-    if "group" not in prompts or prompts["group"].isna().all():
+    units = unit_of(prompts)
+    if units.is_unique:
         return scores
-    marked = prompts.dropna(subset=["group"]).set_index("id")["group"].astype(str)
-    named = scores["prompt_id"]
-    return scores.assign(cluster=named.map(marked).fillna(named))
+    of_prompt = dict(zip(prompts["id"], units, strict=True))
+    return scores.assign(cluster=scores["prompt_id"].map(of_prompt).fillna(scores["prompt_id"]))
+
+
+def unit_of(prompts: pd.DataFrame) -> pd.Series:
+    """What each prompt shares with its near-duplicates: their group, or the id of the same text."""
+    same = prompts["id"]
+    if "prompt" in prompts:
+        same = prompts.groupby(prompts["prompt"].str.strip())["id"].transform("first")
+    return (prompts["group"].fillna(same) if "group" in prompts else same).astype(str)
 
 
 def _read_or_empty(path: Path) -> dict[str, Any]:

@@ -50,7 +50,8 @@ class Inputs:
         stages: stages that make the results; their schema numbers are part of the key.
         parts: the inputs, as JSON values; the names are shown where one has changed.
         old_key: the key that version 0.1 gave to the same inputs, of which it knew fewer.
-        added: names of inputs that were not part of the key in every later version.
+        added: names of inputs that were not part of the key in every later version, in the order
+            in which they became part of it.
     """
 
     stages: tuple[str, ...]
@@ -70,8 +71,12 @@ class Inputs:
         return numbers | {name: content_key("identity", one) for name, one in self.parts.items()}
 
     def __contains__(self, key: str) -> bool:
-        known = {name: one for name, one in self.parts.items() if name not in self.added}
-        return key in (self.key, self.old_key, content_key(self.stages, known))
+        earlier = (self.added[place:] for place in range(len(self.added)))
+        keys = (
+            content_key(self.stages, {n: one for n, one in self.parts.items() if n not in lacking})
+            for lacking in earlier
+        )
+        return key in (self.key, self.old_key, *keys)
 
 
 class RunFolder:

@@ -201,7 +201,7 @@ def study_context(
     depth = depth_of(plan.model) if given is None else given.n_layers
     if depth is not None:
         require_layers(plan, depth)
-    pairs = read_deflections(plan.deflections) if plan.deflections else None
+    pairs = read_deflections(plan.deflections, plan.concepts) if plan.deflections else None
     for arm in plan.arms:
         require_inputs(arm, prompts if pairs is None else pairs)
     run = RunFolder(out, overwrite=plan.overwrite)

@@ -24,7 +24,7 @@ from unlearning.training import Example, Mixture, TrainingSettings
 
 BASE_STAGES = ("answers", "readout", BASE)
 ARM_STAGES = (*BASE_STAGES, "references", "training")
-STOPS = "stop tokens"
+STOPS, CONFIGURATION = "stop tokens", "configuration"
 
 
 def base_inputs(context: Context) -> Inputs:
@@ -44,6 +44,7 @@ def base_inputs(context: Context) -> Inputs:
         **({"second scorer": [other.name, other.version]} if other else {}),
         "answer length": plan.max_new_tokens,
         STOPS: sorted(stop_tokens(lm)),
+        CONFIGURATION: lm.configuration,
         **_code(plan),
     }
     # As version 0.1 made it, which knew no code outside of plug-ins.
@@ -54,7 +55,7 @@ def base_inputs(context: Context) -> Inputs:
     )  # fmt: skip
     opened = chat.get("thoughts", [None])[0]  # version 0.1 read thoughts as answers
     old_key = None if opened or _uncovered(scorer_code, plan) else old
-    return Inputs(BASE_STAGES, parts, old_key, added=(STOPS,))
+    return Inputs(BASE_STAGES, parts, old_key, added=(STOPS, CONFIGURATION))
 
 
 def arm_inputs(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
+import json
 import warnings
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
@@ -36,6 +37,11 @@ if TYPE_CHECKING:
 
 # Of what is found out about a model, the names of what its weights do not change.
 BEHAVIOUR = ("checked", "shortcuts")
+# Settings that decide nothing of what weights compute, or differ between equal checkpoints.
+UNREAD = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
+    *("auto_map", "quantization_config", "use_cache"),
+)
 SMALLER = (
     "stop other programs on this device, choose another with --device, or load a smaller model or "
     "a checkpoint of it in fewer bits, such as bfloat16"
@@ -213,6 +219,13 @@ class LanguageModel:
         and logit scales (Gemma 2, Cohere, Granite).
         """
         return logits_of_last(self.model, self.inputs(batch), keep, self.checked)
+
+    @property
+    def configuration(self) -> str:
+        """A hash of the settings that decide what the weights compute, for cache keys."""
+        held = self.model.config.to_diff_dict()
+        told = {name: value for name, value in held.items() if name not in UNREAD}
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
     def fingerprint(self, *, without: str | None = None) -> str:
         """A hash of the weights that changes when any of them changes, for cache keys.

@@ -72,8 +72,11 @@ def with_turns(fields: Mapping[str, Any], place: str) -> dict[str, Any]:
         if reply is not None and found.get("response") is None:
             found["response"] = reply
         break
+    # Where the prompt is text, a text that looks like messages is what the model wrote.
+    is_chat = any(messages_in(fields.get(column)) for column in ("prompt", *COLUMNS))
     for column in ("response", "compliance"):
-        if messages := messages_in(fields.get(column)):
+        value = fields.get(column)
+        if (is_chat or not isinstance(value, str)) and (messages := messages_in(value)):
             replies = [text for role, text in messages if role in MODEL]
             found[column] = replies[-1] if replies else None
     return found

@@ -254,7 +254,7 @@ def _table(records: Sequence[Record]) -> pd.DataFrame:
     splits = assign_splits(
         [row["prompt"] for row in rows],
         [row.get("split") for row in rows],
-        [row.get("pair") for row in rows],
+        [_pair(row.get("pair")) for row in rows],
     )
     completed = {
         "id": _identifiers(rows),
@@ -267,8 +267,17 @@ def _table(records: Sequence[Record]) -> pd.DataFrame:
     }
     others = dict.fromkeys(key for row in rows for key in row if key not in COLUMNS)
     completed |= {key: _column([row.get(key) for row in rows]) for key in others}
+    if "pair" in others:
+        completed["pair"] = _column([_pair(row.get("pair")) for row in rows])
     table = pd.DataFrame(completed)
     return table.astype(dict.fromkeys(COLUMNS, "str"))
+
+
+def _pair(value: Any) -> str | None:
+    """The name of a pair: 3, 3.0 and "3" are one, as files of several formats have it."""
+    if value is None:
+        return None
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _identifiers(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -17,6 +17,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
+from functools import lru_cache
 from itertools import pairwise
 
 SPLITS = ("train", "validation", "test")
@@ -33,9 +34,21 @@ def text_hash(*parts: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """Words in lower case with one space between them: no punctuation, no compatibility forms."""
+    """Words in lower case with one space between them: no punctuation, no compatibility forms.
+
+    Vowel signs and other marks belong to their word. A text without words is itself.
+    """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"\w+", folded))
+    if folded.isascii():
+        kept = re.sub(r"\W", " ", folded)
+    else:
+        kept = "".join(c if _is_in_words(c) else " " for c in folded)
+    return " ".join(kept.split()) or " ".join(folded.split())
+
+
+@lru_cache(maxsize=4096)
+def _is_in_words(character: str) -> bool:
+    return bool(re.match(r"\w", character)) or unicodedata.category(character)[0] == "M"
 
 
 def shingles(text: str) -> Shingles:

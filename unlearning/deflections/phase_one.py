@@ -183,16 +183,16 @@ def short_of_prompts(
     }
 
 
-def read_deflections(path: str | Path) -> pd.DataFrame:
+def read_deflections(path: str | Path, concepts: Collection[str] | None = None) -> pd.DataFrame:
     """Ready-made pairs from a JSONL, CSV or parquet file with ``prompt`` and ``response``.
 
     Columns ``ids`` (the response's tokens, as ``spillover deflect`` writes them) and
     ``compliance`` (for objectives on pairs) are kept. Ids are of one tokenizer: see
-    :func:`with_own_ids`.
+    :func:`with_own_ids`. If ``concepts`` are given, a column ``domain`` may name these alone.
 
     Raises:
-        InputError: a column is missing, a row is empty or torn, ids are not a list of token ids, or
-            the file has fewer than 32 pairs.
+        InputError: a column is missing, a row is empty or torn, of another domain, ids are not a
+            list of token ids, or the file has fewer than 32 pairs.
     """
     import pandas as pd
 
@@ -203,6 +203,12 @@ def read_deflections(path: str | Path) -> pd.DataFrame:
             raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
     require_columns(records, ("prompt", "response"), str(path))
     require_characters(records, str(path))
+    named = {record.fields.get("domain") for record in records} - {None}
+    if others := sorted(map(str, named - set(concepts))) if concepts is not None else []:
+        raise InputError(
+            f"{path} holds refusals of {', '.join(others)}, not of {', '.join(concepts or ())}; "
+            "give the file of that domain, another --concept, or drop the column domain"
+        )
     rows = []
     for number, record in enumerate(records):
         prompt, response = (record.fields[name] for name in ("prompt", "response"))

@@ -180,7 +180,8 @@ def answers_key(
     sampling = [float(temperature), seed] if temperature > 0 else None
     stops = sorted(stop_tokens(lm))
     fingerprint = fingerprint or lm.fingerprint()
-    parts: list[object] = [fingerprint, lm.chat.fingerprint, lm.chat.tokenization]
+    parts: list[object] = [fingerprint, lm.configuration]
+    parts += [lm.chat.fingerprint, lm.chat.tokenization]
     parts += [stops, max_new_tokens, sampling]
     check = lm.checked
     if check.decoding != "padded" or not check.cache:

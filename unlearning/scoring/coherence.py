@@ -47,6 +47,7 @@ _CODE = re.compile(
     r"|\{\d+,?\d*\})[*+?)]*",
     re.DOTALL | re.IGNORECASE,
 )
+_CUT = re.compile("\ufffd{1,3}\\s*\\Z")  # the bytes of a character that was not written to its end
 _ARTICLE = re.compile(r"\b(?:the|an?) ")
 # Not "a and b", which may be letters, nor "the Who".
 _BROKEN = re.compile(
@@ -60,7 +61,7 @@ _PLAIN_WORD = re.compile(r"(?<![\w,;/|])(?![A-Z]{2,6}\b|[ACGTU]+\b)[A-Za-z]{4,}\
 @lru_cache(maxsize=KEPT)
 def is_gibberish(text: str) -> bool:
     """Whether ``text`` (not empty) is gibberish; the module's docstring gives the limits."""
-    text = without_token_marks(text)
+    text = _CUT.sub("", without_token_marks(text))
     characters = [c for c in text if not c.isspace()]
     words = re.findall(r"\w+", text.casefold())
     if not words:

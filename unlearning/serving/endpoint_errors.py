@@ -49,7 +49,8 @@ def refused_parameter(error: openai.APIError, sent: Mapping[str, Any]) -> str | 
     """The parameter that the error names, among those that can be replaced or omitted."""
     if getattr(error, "status_code", None) not in (400, 422):
         return None
-    names = (name for name in ("max_tokens", "temperature") if name in sent)
+    replaceable = ("temperature",) if "prompt" in sent else ("max_tokens", "temperature")
+    names = (name for name in replaceable if name in sent)
     return next((name for name in names if error.param == name or name in error.message), None)
 
 

@@ -8,7 +8,9 @@ ids, so training tokenizes the response again.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from interp.progress import Advance, silent
 from interp.store import content_key
@@ -36,12 +38,16 @@ def answers_of(
         max_new_tokens: limit for one answer; ``finished`` is False if the limit ended it.
         system: message before every prompt.
         progress: called with the number of prompts just done.
-        log: as for :func:`unlearning.generation.generate`; its key is :func:`served_key`.
+        log: as for :func:`unlearning.generation.generate`; its key is :func:`served_key`. Until all
+            have answers, a folder next to it keeps each one that comes.
 
     Raises:
         SpilloverError: what ``endpoint`` raises, or the log's disk is full.
     """
     before = [{"role": "system", "content": system}] if system else []
+    kept = None if log is None else log.path.with_name(f"{log.path.stem}-served")
+    if kept and endpoint.cache is None:
+        endpoint = replace(endpoint, cache=kept)
 
     def make(missing: list[AskedPrompt]) -> Iterator[dict[AskedPrompt, Answer]]:
         size = ROUNDS * endpoint.concurrency
@@ -54,7 +60,10 @@ def answers_of(
                 for one, said in zip(part, completions, strict=True)
             }
 
-    return answer_all(each_asked(prompts, sampled=False), make, log=log, progress=progress)
+    found = answer_all(each_asked(prompts, sampled=False), make, log=log, progress=progress)
+    if kept:
+        shutil.rmtree(kept, ignore_errors=True)
+    return found
 
 
 def served_key(endpoint: Endpoint, *, max_new_tokens: int, system: str | None = None) -> str:
