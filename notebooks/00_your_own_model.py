@@ -213,16 +213,17 @@ pd.DataFrame(outcomes).transpose()
 # %% [markdown]
 # (*Answered* has separate columns because a model that no longer refuses may as well babble.)
 #
-# The model does use the direction: without it, harmful prompts are answered. Ablation alone shows
-# little of that. Why? Look at where the prompts lie along it:
+# The model does use the direction: with the value of harmless prompts, harmful ones are answered.
+# Ablation does half of that, and benign prompts are refused as well. Why? Look at where the prompts
+# lie along it:
 
 # %%
 harmful_value = float((here[harmful] @ direction).mean() / np.linalg.norm(direction))
 print(f"harmful {harmful_value:.0f}, harmless {harmless_value(direction):.0f}")
 
 # %% [markdown]
-# Zero is not a neutral place: here it is where *harmful* prompts are. Before you conclude from an
-# ablation that a direction does not matter, see what value means harmless.
+# Zero is not a neutral place: here it lies between harmful and harmless prompts. Before you
+# conclude from an ablation what a direction does, see what value means harmless.
 #
 # The layer was the middle one, because one has to begin somewhere. `interp.selection` tries every
 # layer and token and chooses by effect (Arditi et al. 2024), on separate prompts.

@@ -193,7 +193,7 @@ maps = {
         )
     },
 }
-maps["causal cosine"].plot(layer=2)
+maps["causal cosine"].plot(layer=lm.n_layers - 1)
 
 # %% [markdown]
 # ## Does it match the ground truth?
@@ -202,7 +202,7 @@ maps["causal cosine"].plot(layer=2)
 # it is declined), drawn independently of one another. That can be checked here, and in no real
 # model: rank correlations over the 21 pairs of domains and, in brackets, how often domains with
 # shuffled names do as well. A domain is in six pairs, so that pairs are not independent: whole rows
-# and columns are shuffled together.
+# and columns are shuffled together. (Twelve tests, not corrected for their number.)
 
 # %%
 upper = np.triu_indices(len(sp.DOMAINS), 1)
@@ -219,7 +219,7 @@ def with_p(found: np.ndarray, sharing: np.ndarray, draws: int = 300) -> str:
     observed = rank_correlation(found, sharing)
     drawn = [rank_correlation(found, sharing[np.ix_(order, order)]) for order in orders]
     p = (1 + np.sum(np.array(drawn) >= observed)) / (1 + draws)
-    return f"{observed:.2f} ({p:.2f})"
+    return f"{observed:.2f} ({p:.3f})"
 
 
 shipped = sp.unlearning.organism.shipped()
@@ -237,7 +237,7 @@ pd.DataFrame(
 
 # %% [markdown]
 # In this one world the cosines go with how domains are *declined* and not with what is *asked*,
-# already in the middle of three layers. One world is one draw: whether it holds in others is a
+# already in the second of five layers. One world is one draw: whether it holds in others is a
 # question for more of them, not for more prompts.
 #
 # ## Does the estimator matter?

@@ -89,7 +89,7 @@ npo = sp.unlearning.training.TrainingSettings(
 )
 how = {"concept": TARGET, "settings": npo, "forgetting_level": 1.0, "quiet": True}  # all steps
 after = sp.unlearn(base, prompts, max_steps=20, **how)  # ← yours: sp.load("…"), adapters merged
-too_far = sp.unlearn(base, prompts, max_steps=30, **how)
+longer = sp.unlearn(base, prompts, max_steps=30, **how)
 
 # %% [markdown]
 # ## First: complied, refused, or babbled?
@@ -122,14 +122,15 @@ def outcome(lm: sp.LanguageModel, record: sp.TrainingRecord, step: int) -> dict[
 three = {
     "before": (base, after.record, 0),
     "after 20 steps": (after, after.record, 20),
-    "after 30 steps": (too_far, too_far.record, 30),
+    "after 30 steps": (longer, longer.record, 30),
 }
 pd.DataFrame({name: outcome(*about) for name, about in three.items()}).transpose()
 
 # %% [markdown]
-# Ten steps more and the model babbles. Its log-odds look like success, so does the mass on anything
-# but prefixes (p_O), since the answer still *begins* well, and so would every heatmap below. We go
-# on with the one that **complied**. What it lost elsewhere, although nothing else was trained on:
+# Both **complied**. Had the second one babbled, its log-odds would look like success all the same,
+# so would the mass on anything but prefixes (p_O), since such answers still *begin* well, and so
+# would every heatmap below. We go on with the first. What it lost elsewhere, although nothing else
+# was trained on:
 
 # %%
 elsewhere = respond(after, held_out)
@@ -154,9 +155,10 @@ by_position.plot(runs.labels())
 
 # %% [markdown]
 # The last row is the token from which the answer is predicted; at the last layer it *is* the
-# answer, and closes the gap by construction. Before that, nothing does. (A cell may be beyond its
-# null and nothing all the same: coloured, but pale.) The numbers, with intervals over prompts and
-# the band of the random moves:
+# answer, and closes the gap by construction. In the layers below it closes a part of the gap, more
+# with every layer; no other token brings anything back. (A cell may be beyond its null and nothing
+# all the same: coloured, but pale.) The numbers, with intervals over prompts and the band of the
+# random moves:
 
 # %%
 columns = ["layer", "position", "fraction", "fraction_low", "fraction_high"]
@@ -166,10 +168,10 @@ by_position.to_dataframe()[columns].sort_values("fraction", ascending=False).hea
 # %% [markdown]
 # ## Representation or routing?
 #
-# Base states that bring nothing back: perhaps the states hardly changed, and later layers *read*
-# them differently. Stitch the models at a layer, both ways round. The change then splits in two
-# shares (Shapley values) that add to 1 at every layer: what is in the **states** up to here, and
-# what is in how the layers above **read** them.
+# A base state that brings back a part only: perhaps the state changed little, and later layers
+# *read* it differently. Stitch the models at a layer, both ways round. The change then splits in
+# two shares (Shapley values) that add to 1 at every layer: what is in the **states** up to here,
+# and what is in how the layers above **read** them.
 
 # %%
 stitched = sp.stitch(base, after, texts, readout=readout)
@@ -180,7 +182,8 @@ shares = stitched.to_dataframe()
 shares.assign(sum=shares["representation"] + shares["routing"]).round(2)
 
 # %% [markdown]
-# Bars are 95% over prompts; small, because the prompts of this world are alike.
+# Bars are 95% over prompts; small, because the prompts of this world are alike. From the second
+# layer on, most of the change is in the states.
 #
 # ## Components and heads
 #
@@ -203,9 +206,10 @@ heads = patch(runs, readout, sites=[HEADS], positions=[last_token], controls=20,
 heads.plot(runs.labels())
 
 # %% [markdown]
-# Grey is a result: no component and no head carries the change by itself. The largest number among
-# the heads is what a random move of its length may do as well; the one that is beyond chance is
-# next to nothing. Without the null we would have named the wrong one.
+# The last layer's MLP alone brings back almost half of the gap, the first layer's a quarter, and
+# no attention more than an eighth. Single heads bring back next to nothing: some are beyond chance,
+# because a random move of their length does even less. Grey is a result, too: these components
+# carry no more of the change than such a move.
 #
 # ## Weights
 #
@@ -238,9 +242,10 @@ weights = replace(patch_weights(runs, readout), controls=random_moves(40))
 weights.plot()
 
 # %% [markdown]
-# The MLPs of the late layers hold most of what can be put back alone, where stitching said that the
-# change is in reading. Shares do not add up: modules work together. The reverse question, in a
-# model that kept *only* one module's change, asks what would have been enough:
+# No module brings back much by itself, and the first layer's two bring back most: the change is
+# spread over the layers, and later ones pass on what earlier ones wrote. Shares do not add up:
+# modules work together. The reverse question, in a model that kept *only* one module's change, asks
+# what would have been enough:
 
 # %%
 patch_weights(runs.reversed(), readout).plot()
@@ -293,10 +298,10 @@ for way, between in (("base into after", runs), ("after into base", runs.reverse
 pd.DataFrame(agreements).transpose().round(2)
 
 # %% [markdown]
-# Good for heads and components, whose patches are small. For the residual stream of the unlearned
-# model it even has the **wrong sign**: unlearning pushed the prefixes that it was trained on so far
-# down that the log-odds there hang on the others, and the gradient no longer sees what the patch
-# brings back. A correlation printed next to the heatmap would have told you.
+# Good here, in both directions, even for the residual stream. That need not be so: where unlearning
+# pushes the prefixes that it was trained on so far down that the log-odds hang on the others, the
+# gradient no longer sees what a patch brings back, and the correlation can be negative. Print it
+# next to the heatmap.
 #
 # ## Between prompts
 #
@@ -326,17 +331,17 @@ enough = patch(denoising, readout, controls=40, batch_size=64)
 enough.plot(denoising.labels())
 
 # %% [markdown]
-# The decision enters with the object, is gathered at the last token in layer 1 and read out there.
-# Yet the object's own cell, which closes the whole gap, is **grey**: in this model almost any long
-# move of a harmless object's embedding brings refusal on. It was taught to answer what it knows to
-# be harmless, so losing that is enough. The effects of its random moves, in nats:
+# The decision is at the last token from the first layer on; the object's own state no longer
+# matters there. Yet the cells that close the whole gap are **grey**: in this model many a long move
+# of that state brings refusal on. It was taught to answer what it knows to be harmless, so losing
+# that is enough. The effects of the first layer's random moves, in nats:
 
 # %%
-at_object = [
-    i for i, cell in enumerate(enough.cells) if (cell.layer, cell.position) == (0, "object")
+[first] = [
+    i for i, cell in enumerate(enough.cells) if (cell.layer, cell.position) == (0, last_token)
 ]
-moves = (enough.controls - enough.target).mean(axis=2)[:, at_object[0]]
-print(f"patched: {enough.effect[at_object[0]]:.1f}; random, sorted:", np.sort(moves).round(1))
+moves = (enough.controls - enough.target).mean(axis=2)[:, first]
+print(f"patched: {enough.effect[first]:.1f}; random, sorted:", np.sort(moves).round(1))
 
 # %% [markdown]
 # So ask the other way round (**noising**): the benign prompt gives, the harmful one takes. Which

@@ -298,6 +298,8 @@ def test_models_that_take_other_parameters(endpoint: Make, server: FakeEndpoint)
 def test_an_answer_that_a_limit_or_a_filter_ended(endpoint: Make, server: FakeEndpoint) -> None:
     server.finish_reason = "length"
     assert not endpoint().complete(asks("a"), max_tokens=5)[0].finished
+    server.finish_reason = "eos_token"  # as some servers say it
+    assert endpoint().complete(asks("c"), max_tokens=5)[0].finished
     server.failures = [says(completion(None)), status(400, code="content_filter")]
     found = endpoint(concurrency=1).complete(asks("a", "b"), max_tokens=5)
     assert [(c.text, c.finished) for c in found] == [("", True), ("", False)]

@@ -19,7 +19,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Classifier(ThresholdScorer):
     added: tuple[LabelledText, ...] = field(default=(), repr=False)
     name: str = "classifier"
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The version of the method, and a digest of its settings and examples."""
         learned = [[e.response, e.text_class, e.weight] for e in (*built_in(), *self.added)]

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 #: Messages, ``{"role": "user", "content": "..."}`` and so on; or a whole prompt.
 Conversation = Sequence[Mapping[str, str]] | str
 OPENAI = "https://api.openai.com/v1"
+# What servers say of an answer that the model ended; "length" is said of one that was cut off.
+ENDED = ("stop", "eos_token", "stop_sequence")
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,7 @@ def _completion(answer: Any, address: str) -> Completion:
     usage = getattr(answer, "usage", None)
     return Completion(
         text,
-        choice.finish_reason == "stop",
+        choice.finish_reason in ENDED,
         int(getattr(usage, "prompt_tokens", None) or 0),
         int(getattr(usage, "completion_tokens", None) or 0),
     )
