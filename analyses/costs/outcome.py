@@ -25,10 +25,10 @@ def watched(
     """Around a command: add ``plan.expected`` and ``plan.actual`` to the folder's manifest.
 
     Sessions of a resumed command add up: its seconds are their sum, its peaks the largest one, and
-    the plan is the first one's. A session that ends early leaves its part in ``SO_FAR``, unless
-    the command had finished before. ``processor_seconds`` are
-    summed over the threads of this process and of the workers that it has ended: with one thread
-    they are less than ``seconds`` where other programs share the processor.
+    the plan is the first one's. A session that ends early leaves its part in ``SO_FAR``, unless the
+    command had finished before. ``processor_seconds`` are summed over the threads of this process
+    and of the workers that it has ended: with one thread they are less than ``seconds`` where other
+    programs share the processor.
 
     Args:
         folder: of the command's results.

@@ -40,7 +40,7 @@ BEHAVIOUR = ("checked", "shortcuts")
 # Settings that decide nothing of what weights compute, or differ between equal checkpoints.
 UNREAD = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "torch_dtype"),
-    *("auto_map", "quantization_config", "use_cache"),
+    *("auto_map", "quantization_config", "use_cache", "_commit_hash"),
 )
 SMALLER = (
     "stop other programs on this device, choose another with --device, or load a smaller model or "
