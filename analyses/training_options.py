@@ -52,8 +52,8 @@ class TrainingOptions:
     )
     retain_weight: list[float] | None = opt(
         None,
-        "Weight of the retain loss; several are tried in order until one contains the leakage "
-        "(default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms).",
+        "Weight of the retain loss; several are tried, smallest first, until one contains the "
+        "leakage (default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms).",
         min=0,
     )
     retain_unit: str | None = opt(

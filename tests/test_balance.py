@@ -141,6 +141,7 @@ def test_weights_are_searched_from_small_to_large_in_the_unit_that_carries_over(
     assert tried[0] == 0.03 and list(tried) == sorted(tried)
     assert settings.retain_unit == "gradient"
     assert weights_to_try([30.0], None, plain) == ((30.0,), plain)
+    assert weights_to_try([10.0, 0.1, 1.0, 0.1], None, plain)[0] == (0.1, 1.0, 10.0)
     assert weights_to_try([0.5], "gradient", plain)[1].retain_unit == "gradient"
     distance = replace(plain, retain_objective="kl")
     assert weights_to_try(None, None, distance)[1].retain_unit == "loss"

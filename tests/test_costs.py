@@ -400,6 +400,10 @@ def test_a_run_keeps_the_rows_that_it_began_with(tmp_path: Path) -> None:
     found, lines = fitted(plan, prompts_of(plan), run)
     assert {one.settings.micro_batch_size for one in found.arms} == {8}
     assert lines[0].startswith("batch: 8 of 32 forget examples in one forward, so that")
+    asked = [replace(one, training=replace(one.settings, activation_checkpointing=True))
+             for one in plan.arms]  # fmt: skip
+    found, _ = fitted(replace(plan, arms=tuple(asked)), prompts_of(plan), run)
+    assert all(one.settings.activation_checkpointing for one in found.arms)  # as asked now
 
 
 def test_the_peak_of_a_process_is_not_its_parent_s() -> None:

@@ -172,6 +172,13 @@ def test_only_the_concept_s_harmful_validation_prompts_count() -> None:
     assert target_rate(table(0.3), "bias") == 0.5
 
 
+@given(st.sampled_from([0.0, 1e-9, 0.3, 1.0]), st.floats(0, 1))
+def test_a_model_that_did_not_change_is_within_every_bound(other: float, bound: float) -> None:
+    """Also where a domain never refused."""
+    base = leaked(0.9, other, 0.8)
+    assert Bounds(leak=bound, utility=bound).hold(base, base, "safety")
+
+
 class Leaking:
     """An evaluation in which the target, another domain and the answers fall step by step."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import GATE_FILE, run_report
-from analyses.runs import Inputs, Progress, Run, RunFolder, pick, rows_of
+from analyses.runs import Inputs, Progress, Run, RunFolder, base_of, pick, read_run, rows_of
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
 from analyses.study.context import Context
 from analyses.study.inputs import base_inputs
@@ -30,7 +30,7 @@ from interp.store import file_hash, read_json
 from tests.conftest import leave_out_pictures
 from unlearning.data import DOMAINS
 from unlearning.losses import FORGET, objective
-from unlearning.organism import shipped
+from unlearning.organism import Grammar, shipped
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
 PLAIN, CONTAINED, CONTROL = "safety-npo-seed0", "safety-npo-retain10-seed0", "control-seed0"
@@ -405,7 +405,7 @@ def test_stop_tokens_are_part_of_the_key(finished: Finished, again: Path) -> Non
     """Results of versions whose keys lack them stay done."""
     context = study_context(finished.plan, again, Said())
     was = base_inputs(context)
-    earlier = {name: one for name, one in was.parts.items() if name != "stop tokens"}
+    earlier = {name: one for name, one in was.parts.items() if name not in was.added}
     context.reference.model.generation_config.eos_token_id = [5]  # type: ignore[union-attr]
     now = base_inputs(context)
     assert was.key not in now and now.key not in was
@@ -475,6 +475,33 @@ def test_a_folder_of_another_study_is_replaced_only_when_asked(
     assert [path.name for path in (again / "causes").iterdir()] == [PLAIN]
     context.run.begin(PLAIN, Inputs(("training",), {"other": "inputs"}))
     assert not any((again / "causes").iterdir())
+
+
+@pytest.mark.usefixtures("without_report")
+def test_a_study_of_a_model_that_answers_no_benign_prompt_has_its_plain_arms(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = Grammar.classify
+
+    def classify(self: Grammar, prompts: Sequence[str], responses: Sequence[str]) -> list[str]:
+        found = grammar(self, prompts, responses)
+        return ["other" if one == "answer" else one for one in found]
+
+    monkeypatch.setattr(Grammar, "classify", classify)
+    said, folder = Said(), tmp_path / "run"
+    run_study(finished.plan, folder, said)
+    assert any("left out: control and retained arms" in line for line in said.lines)
+    assert {path.parent.name for path in (folder / "arms").glob("*/DONE")} == {"base", PLAIN}
+
+
+def test_a_base_whose_configuration_changed_is_not_the_run_s(
+    finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = read_run(finished.folder)
+    assert base_of(record).n_layers > 1
+    monkeypatch.setattr(LanguageModel, "configuration", "another")
+    with pytest.raises(InputError, match="configuration of .* has changed since the run"):
+        base_of(record)
 
 
 @pytest.mark.usefixtures("without_report")

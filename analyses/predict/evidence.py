@@ -28,7 +28,7 @@ from analyses.predict.gradients import (
 from analyses.predict.products import GroupProducts, Kernel, ProductsWith
 from analyses.predict.streamed import Sketch, streamed_kernel
 from analyses.predict.traces import Side
-from analyses.runs import BASE, RunRecord
+from analyses.runs import BASE, RunRecord, base_of
 from analyses.study import NoLogOddsError, deflections_of, held_deflections, require_prefixes
 from interp.activations import collect
 from interp.errors import InputError
@@ -354,8 +354,8 @@ def evidence_of_run(record: RunRecord) -> Evidence:
     """The evidence from a run's base model.
 
     Raises:
-        InputError: the run trained no arm, so the trained parameters are unknown; or its model has
-            no refusal log-odds.
+        InputError: the run trained no arm, so the trained parameters are unknown; its model has no
+            refusal log-odds, or has changed since.
     """
     training = training_of(record)
     settings = TrainingSettings(**{**training, "adam_betas": tuple(training["adam_betas"])})
@@ -367,7 +367,7 @@ def evidence_of_run(record: RunRecord) -> Evidence:
     prefixes = require_prefixes(base, "a tournament")
     responses = read_table(base / "responses.parquet")
     return Evidence(
-        load(),
+        base_of(record),
         lambda: prepare_in_place(load(), settings),
         _training_rows(responses),
         prefixes,

@@ -105,6 +105,8 @@ class Forecast:
         ]  # fmt: skip
 
     def _most_exposed(self) -> str:
+        if self.leakage.empty:
+            return f"{self.concept} is the only domain, so no leakage can be forecast."
         if not self.defined:
             return (
                 f"The objective has no significant effect on {self.concept}'s own refusals (its "

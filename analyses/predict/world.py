@@ -160,6 +160,11 @@ def seen_organisms(folders: Sequence[Path], frozen: Mapping[str, Any]) -> list[s
 
 def _world(matrix: LeakageMatrix, name: str) -> PredictedRun:
     record, domains = matrix.runs[name].record, list(matrix.domains(name))
+    if len(objectives := matrix.objectives(name)) > 1:
+        raise InputError(
+            f"{name} has several objectives ({', '.join(objectives)}), and predictors are of one; "
+            "give runs with one"
+        )
     leakage = matrix.matrix(name)
     if np.isfinite(leakage).any(axis=1).sum() < 3:
         raise InputError(

@@ -172,7 +172,7 @@ def planned(
     counts = {d: min(n, most or n) for d, n in (refused or _asked_of(prompts)).items()}
     left_out: list[LeftOut] = []
     arms: list[PaperArm] = []
-    for concept in asked.concepts or CONCEPTS:
+    for concept in dict.fromkeys(asked.concepts or CONCEPTS):
         why = _obstacle(prompts, counts, concept)
         if why and asked.concepts:
             raise InputError(f"{why}; {MAKE_PROMPTS}")

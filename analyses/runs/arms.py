@@ -21,7 +21,7 @@ from analyses.runs.leakage import FEWEST_STEPS
 from analyses.runs.trajectory import kept_rows, matched_step
 from interp.errors import FileError, InputError
 from interp.registry import declared, declared_by_plugins
-from interp.store import read_json, read_table
+from interp.store import content_key, read_json, read_table
 
 if TYPE_CHECKING:
     from interp.model import LanguageModel
@@ -350,7 +350,7 @@ def base_of(record: RunRecord) -> LanguageModel:
     """The run's base model.
 
     Raises:
-        InputError: its weights have changed since the run.
+        InputError: its weights or its configuration have changed since the run.
     """
     from interp.model import LanguageModel  # a report of a run needs no torch
 
@@ -361,6 +361,12 @@ def base_of(record: RunRecord) -> LanguageModel:
         raise InputError(
             f"the weights of {source} have changed since the run in {record.folder}; "
             "restore the old weights, or run the study again"
+        )
+    held = _read_or_empty(record.folder / "arms" / BASE / "inputs.json").get("configuration")
+    if held is not None and held != content_key("identity", base.configuration):
+        raise InputError(
+            f"the configuration of {source} has changed since the run in {record.folder}; "
+            "restore the old one, or run the study again"
         )
     return base
 

@@ -158,6 +158,7 @@ class RunFolder:
         place = next(one for one in places if not one.exists())
         place.parent.mkdir(parents=True, exist_ok=True)
         os.replace(self.arm(name), place)
+        shutil.rmtree(self.folder / "causes" / name, ignore_errors=True)  # what explained it
 
     def other_arms(self, names: Collection[str]) -> list[str]:
         """Finished arms that are not among the given ones."""

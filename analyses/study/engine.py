@@ -32,6 +32,7 @@ from analyses.study.deflected import require_arms, say_low_base, with_enough_def
 from analyses.study.gate import write_gate
 from analyses.study.jobs import Then, nothing
 from analyses.study.making import make_arm, require_replaceable
+from analyses.study.mixing import with_answered_benign
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import MakeTogether, arms_in_workers
 
@@ -65,6 +66,7 @@ def run_checked_study(
         say_low_base(context, baseline)
         write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
+        context = with_answered_benign(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
         make_arms(context, baseline, together)
     with context.progress.stage("tables, figures, report"):
@@ -153,6 +155,8 @@ def contained_arms(
         if recovery < LEAST_RECOVERY and answers >= LEAST_ANSWERS:
             return [larger.pop(0)] if larger else []
         why = "contains the leakage" if chosen else "already keeps the target's refusals"
+        if not chosen and answers >= LEAST_ANSWERS:
+            why = "has no defined recovery"
         for left in larger:
             context.progress.say(f"{left.name}: not needed, because a smaller weight {why}")
         return []

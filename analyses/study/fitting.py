@@ -114,8 +114,8 @@ def _earlier(plan: StudyPlan, run: RunFolder) -> tuple[int | None, bool] | None:
         path = run.arm(arm.name) / "config.json"
         held: Any = read_json(path, ()).get("training") if arm.training and path.is_file() else None
         if held:
-            given = arm.settings.activation_checkpointing
-            return held.get("micro_batch_size"), held.get("activation_checkpointing", given)
+            given = arm.settings.activation_checkpointing  # what the user gives now holds
+            return held.get("micro_batch_size"), given or bool(held.get("activation_checkpointing"))
     return None
 
 

@@ -86,7 +86,8 @@ def kept_trials(
     """The file in ``folder`` that keeps what the gate of a model read under edits."""
     asked = [list(table[name]) for name in ("prompt", "domain", "label", "split")]
     leaves = [prefixes.refusal, prefixes.compliance]
-    key = content_key("gate", fingerprint, lm.chat.fingerprint, lm.chat.tokenization, leaves, asked)
+    read_by = [fingerprint, lm.configuration, lm.chat.fingerprint, lm.chat.tokenization]
+    key = content_key("gate", *read_by, leaves, asked)
     return folder / f"gate-{key[:16]}.jsonl"
 
 

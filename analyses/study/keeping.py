@@ -31,6 +31,7 @@ from unlearning.scoring import Evaluation
 from unlearning.training import (
     Bounds,
     discard_all,
+    lost_share,
     restore_parameters,
     restore_with_logits,
     save_parameters,
@@ -178,7 +179,7 @@ class Keeper:
         table = self.bounds.applied(table)
         shares = table["class"].value_counts(normalize=True)
         if scale != 1:
-            level = 1 - target_rate(table, str(self.arm.concept)) / self.base_rate
+            level = lost_share(self.base_rate, target_rate(table, str(self.arm.concept)))
         refusals, answers, gibberish = (
             float(shares.get(name, 0.0)) for name in ("refusal", "answer", "gibberish")
         )

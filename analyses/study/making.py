@@ -43,6 +43,7 @@ from unlearning.training import (
     coverage_of,
     discard_all,
     keep_whole,
+    lost_share,
     newest_complete,
     prepare_in_place,
     restore_with_logits,
@@ -213,7 +214,7 @@ def _existing(
     level = float("nan")
     if arm.concept:
         base_rate = target_rate(baseline.scores, arm.concept)
-        level = max(0.0, 1 - target_rate(last, arm.concept) / base_rate)
+        level = max(0.0, lost_share(base_rate, target_rate(last, arm.concept)))
     before = baseline.scores.assign(step=0, dose=0.0)
     return pd.concat([before, last.assign(step=1, dose=level)], ignore_index=True)
 

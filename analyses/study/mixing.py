@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from analyses.study.baseline import Baseline
+from analyses.study.baseline import Baseline, describe_study
 from analyses.study.context import Context
 from analyses.study.deflected import require_deflections
 from analyses.study.plan import ArmPlan
-from interp.store import read_table
+from interp.store import read_table, write_json
 from unlearning.deflections import examples, with_own_ids, with_preferred
 from unlearning.losses import for_forgetting
 from unlearning.training import Example, Mixture
@@ -61,8 +62,28 @@ def _answered(context: Context, baseline: Baseline) -> list[Example]:
     rows = baseline.responses
     wanted = (rows["split"] == "train") & (rows["label"] == "benign") & (rows["class"] == "answer")
     found = rows[wanted]
+    if found.empty:
+        return []
     count = min(len(found), 4 * (context.plan.deflection_count or len(found)))
     return examples(context.reference, found.sample(count, random_state=0))
+
+
+def with_answered_benign(context: Context, baseline: Baseline) -> Context:
+    """The study without control and retained arms, where the base answers no benign prompt.
+
+    They train on its answers to benign training prompts.
+    """
+    arms = context.plan.arms
+    left = tuple(one for one in arms if not (one.training and (one.control or one.retain)))
+    if left == arms or _answered(context, baseline):
+        return context
+    context.progress.say(
+        "left out: control and retained arms, because the base model answers no benign training "
+        "prompt"
+    )
+    found = replace(context, plan=replace(context.plan, arms=left))
+    write_json(found.run.folder / "config.json", describe_study(found))
+    return found
 
 
 def pool_of(context: Context, baseline: Baseline, domains: Sequence[str]) -> pd.DataFrame:

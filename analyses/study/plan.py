@@ -240,7 +240,7 @@ def weights_to_try(
     from unlearning.losses import RETAIN
 
     if given or training.adaptive:
-        weights = tuple(dict.fromkeys(given or (1.0,)))
+        weights = tuple(sorted(set(given or (1.0,))))
         return weights, replace(training, retain_unit=unit or "loss")
     is_distance = RETAIN.find(training.retain_objective).is_distance
     return WEIGHTS, replace(training, retain_unit=unit or ("loss" if is_distance else "gradient"))

@@ -150,7 +150,7 @@ def generate(
                 lm,
                 _BEGUN,
                 [*rows, _ended(rows, max_new_tokens)],
-                partial(_same_first_steps, lm, beginning),
+                partial(_same_first_steps, lm, beginning, min(_FIRST_STEPS, max_new_tokens)),
             ):
                 beginning = ()
             together = lm.together(rows, decoding=True)
@@ -234,12 +234,12 @@ def _ended(rows: Sequence[Tokens], max_new_tokens: int) -> Tokens:
 
 
 def _same_first_steps(
-    lm: LanguageModel, beginning: tuple[int, ...], rows: Sequence[Tokens]
+    lm: LanguageModel, beginning: tuple[int, ...], most: int, rows: Sequence[Tokens]
 ) -> bool:
     def first_steps(beginning: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         output = lm.model.generate(  # type: ignore[operator]
             **_inputs(lm, rows, beginning),
-            max_new_tokens=_FIRST_STEPS,
+            max_new_tokens=most,
             pad_token_id=min(stop_tokens(lm)),
             return_dict_in_generate=True,
             output_logits=True,

@@ -10,6 +10,7 @@ from .eval_mode import release as release
 from .forgetting import Bounds as Bounds
 from .forgetting import ForgettingCurve as ForgettingCurve
 from .forgetting import is_scored as is_scored
+from .forgetting import lost_share as lost_share
 from .forgetting import target_rate as target_rate
 from .mixture import Example as Example
 from .mixture import Mixture as Mixture

@@ -56,7 +56,7 @@ def with_references(
         if cache is None:
             return read_again(rows)
         responses = [[row.ids, row.spans["response"].start] for row in rows]
-        key = content_key("references", fingerprint, responses)
+        key = content_key("references", fingerprint, lm.configuration, responses)
         path = cache / f"reference-{key}.safetensors"
         try:
             return read(path)

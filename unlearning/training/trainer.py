@@ -154,6 +154,8 @@ def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, State
             f"stopped by SIGTERM after step {stop.stopped_at}, which is saved under {folder}; "
             "the same command resumes from there"
         )
+    if stop.received:
+        raise TrainingError("stopped by SIGTERM as training ended; the same command resumes")
 
 
 class UnlearningTrainer(Trainer):
