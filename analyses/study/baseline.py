@@ -188,7 +188,7 @@ def _readout(
     """The readout that the base model's answers give, and the base model's scores with it."""
     other = other_reader(context.scorer)
     told = with_other_reading(responses, other)
-    trained = set(context.prompts.loc[context.prompts["split"] == "train", "label"])
+    trained = set(responses.loc[responses["split"] == "train", "label"])
     missing = [label for label in missing_sides(told) if label in trained]
     sampling = asdict(context.plan.sampling) if missing else None  # also where it samples none
     if missing and context.plan.sampling.samples:
