@@ -124,6 +124,10 @@ def test_a_readout_of_few_answers_is_learned_again_once_samples_are_asked_for(
     assert "at least 8 prompts" in found.why_not
     write_json(path, found.to_json(str))
     assert is_current(path, none) and not is_current(path, eight)
+    # Without training prompts there is nothing to sample for, and refusal is read from text.
+    context.plan.sampling = eight
+    found, _ = baseline._readout(context, few.assign(split="test"), "")  # type: ignore[arg-type]
+    assert found.prefixes is None and found.why_not
 
 
 def test_rows_on_which_two_scorers_disagree_teach_nothing() -> None:
