@@ -240,7 +240,7 @@ def test_the_run_and_its_matrix_mark_a_degenerate_arm(tmp_path: Path) -> None:
     row = tables.arms.iloc[0]
     assert row["outcome"] == "collapsed" and row["reached"]
     rates = behaviour(tables.record.arms[0]).set_index(["group", "quantity"])["value"]
-    for domain in DOMAINS:  # babble is no refusal in either
+    for domain in DOMAINS:  # gibberish is no refusal in either rate
         assert (
             rates[domain, "prefilled_refusal_rate"] == rates[domain, "not_prefilled_refusal_rate"]
         )

@@ -126,7 +126,7 @@ def test_the_chosen_layer_does_not_depend_on_the_order_of_the_rows(
 
 @pytest.mark.parametrize("refused", [0.0, 1.0, np.nan])
 def test_no_verdict_says_what_was_not_read(prompts: pd.DataFrame, refused: float) -> None:
-    """Not refusing is no answer: the model may babble."""
+    """A model that does not refuse may write gibberish instead of an answer."""
     base = planted(prompts)
     after = replace(base, refused=np.full(len(prompts), refused))
     found = chosen(harm_and_refusal_table(prompts, base, after, layers=range(LAYERS)), HARM)

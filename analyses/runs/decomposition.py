@@ -48,8 +48,8 @@ class Decomposition:
     """Effects, and the shares of the variance over cells.
 
     `noise_share` and `p_value` (F test of δ against its variation between seeds) are NaN with one
-    seed, or if fewer than two sources have all seeds; noise then counts as interaction. `p_value`
-    alone is NaN if the seeds agree up to rounding: there is no noise to test against.
+    seed, or if fewer than two sources have all seeds; noise then counts as interaction. If
+    the seeds agree up to rounding, the noise is 0 and `p_value` is NaN.
     """
 
     mean: float
