@@ -162,3 +162,13 @@ def test_a_cell_is_outside_its_null_only_if_the_intervals_do_not_meet():
         }
     )
     assert outside_null(table).tolist() == [True, False, True, False]
+
+
+def test_a_domain_that_refuses_much_more_is_written_at_the_edge(run: tables.Run) -> None:
+    built = tables.Run(run.record.folder)
+    leakage = built.leakage.copy()
+    place = (leakage["quantity"] == "L_90") & (leakage["domain"] == "bias")
+    leakage.loc[place, ["value", "low", "high"]] = [-2.6, -3.0, -2.2]
+    built.__dict__["leakage"] = leakage
+    panel = figures.leakage_figure(built).axes[0]
+    assert any(text.get_text() == "-2.6" for text in panel.texts)
