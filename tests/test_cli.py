@@ -167,6 +167,8 @@ def test_a_model_that_is_no_organism_is_asked_the_built_in_prompts(
         (["--chat-template", "utf16.jinja"], "utf16.jinja: not UTF-8 text"),
         (["--retain", "bias", "--retain-weight", "-1"], "--retain-weight"),
         (["--retain", "bias", "--retain-weight", "nan"], "--retain-weight"),
+        (["--retain-weight", "1"], "give --retain"),
+        (["--adaptive"], "give --retain"),
         (["--seed", "-1"], "--seed"),
         (["--chat-template-arg", "enable_thinking"], "name=value"),
         (["--system", " "], "--system is empty"),

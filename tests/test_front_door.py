@@ -229,6 +229,10 @@ def test_an_adapter_in_memory_is_part_of_the_base(
             "did you mean 'npo'",
         ),
         (
+            lambda lm, acts, prompts: sp.unlearn(lm, prompts, concept="safety", retain_weight=1.0),
+            "give retain with it",
+        ),
+        (
             lambda lm, acts, prompts: sp.fit_directions(acts, prompts, sp.MeanDifference),
             r"give one made by it: sp.MeanDifference\(\)",
         ),

@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 
 from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel, Tokens
+from tests.architectures import tiny
 from tests.checkpoints import load_checkpoint, save_checkpoint
 from unlearning.losses import FORGET, objective, reference_log_probs, response_log_probs
 from unlearning.training import (
@@ -766,6 +767,41 @@ def test_around_forward_surrounds_every_training_forward(
     unlearn_in_place(lm, mixture, settings, folder=tmp_path, around_forward=around)
     handle.remove()
     assert seen == [True, True] and len(entered) == 2
+
+
+# Going on after an interruption
+
+
+class Interrupt(TrainerCallback):
+    """Ends the process, as it were, after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, _: Any, state: Any, *__: Any, **___: Any) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("choice", ["all", "lora"])
+@pytest.mark.parametrize("kind", ["fused experts", "transposed experts"])
+def test_a_resumed_run_has_every_trained_weight(kind: str, choice: str, tmp_path: Path) -> None:
+    """Files split what the model holds as one tensor, so their names differ from the model's."""
+    settings = replace(MOVING, trained=choice, lora_rank=4, max_steps=4)
+    run: dict[str, Any] = {"folder": tmp_path / "resumed", "checkpoint_every": 1}
+
+    def prepared() -> tuple[LanguageModel, Mixture]:
+        lm = prepare_in_place(tiny(kind), settings)
+        return lm, Mixture(forgotten(lm))
+
+    whole, mixture = prepared()
+    unlearn_in_place(whole, mixture, settings, folder=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        unlearn_in_place(*prepared(), settings, **run, callbacks=[Interrupt(2)])
+    resumed, mixture = prepared()
+    unlearn_in_place(resumed, mixture, settings, **run)
+    for name, parameter in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], parameter, msg=name)
 
 
 # What cannot go on

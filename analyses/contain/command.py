@@ -62,14 +62,14 @@ def contain(
     )
     from unlearning.data import present_domains
 
+    if training.retain is not None or training.adaptive:
+        raise InputError("contain varies the retain set and its loss by itself; see --methods")
     asked = study_plan(
         model, [concept], replace(training, retain_weight=None), chat, prompts, deflections,
         seeds=[seed], control=False, **options.for_plan(),
     )  # fmt: skip
     refuse_launcher()
     require_workers(asked, made)
-    if training.retain is not None or training.adaptive:
-        raise InputError("contain varies the retain set and its loss by itself; see --methods")
     weights, settings = weights_to_try(
         training.retain_weight, training.retain_unit, asked.arms[0].settings
     )

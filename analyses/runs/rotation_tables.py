@@ -63,16 +63,22 @@ def contrasts(
 
 
 def linked_units(prompts: pd.DataFrame) -> NDArray[np.int64]:
-    """A number per prompt; those of one ``pair``, or of one ``group`` of near-duplicates, share it.
+    """A number per prompt; those of one ``pair``, ``group`` of near-duplicates or text share it.
 
-    The two columns are optional, and their values may be missing.
+    The columns are optional, and the values of the first two may be missing.
     """
     count = len(prompts)
-    pair, group = (
-        unit_numbers(prompts[name].tolist() if name in prompts else None, count)
-        for name in ("pair", "group")
+    shared = {name: prompts[name].tolist() for name in ("pair", "group") if name in prompts}
+    if "prompt" in prompts:
+        shared["prompt"] = prompts["prompt"].str.strip().tolist()
+    linked = np.concatenate(
+        [
+            number * count + unit_numbers(values, count)
+            for number, values in enumerate([None, *shared.values()])
+        ]
     )
-    return joined_numbers(pair, count + group, 2 * count)[pair]
+    rows = np.tile(np.arange(count), len(shared) + 1)
+    return joined_numbers(rows, linked, (len(shared) + 1) * count)[:count]
 
 
 def write_directions(

@@ -56,6 +56,11 @@ def study_plan(
     from interp.directions import ESTIMATORS
     from unlearning.data import present_domains, require_concepts
 
+    if training.retain is None and (training.retain_weight or training.adaptive):
+        raise InputError(
+            "--retain-weight and --adaptive weigh the loss on a retain set; give --retain with "
+            "them, e.g. --retain equal"
+        )
     require_model(model)
     if training.objective_file is not None:
         plugins.use(training.objective_file)

@@ -167,8 +167,8 @@ def unlearn(
         The trained model with ``.record``; a ``LanguageModel`` like ``lm``, in eval mode.
 
     Raises:
-        InputError: an unknown domain, objective or option, or fewer than 32 refused training
-            prompts.
+        InputError: an unknown domain, objective or option, a weight without a retain set, or fewer
+            than 32 refused training prompts.
         TrainingError: the loss is not finite.
 
     Source:
@@ -186,6 +186,8 @@ def unlearn(
         raise InputError(
             "an intervention on the model is active; leave its `with` block before unlearning"
         )
+    if retain is None and retain_weight is not None:
+        raise InputError("retain_weight weighs the loss on a retain set; give retain with it")
     own = defaults_of(lm)
     chosen = _changed(
         settings or own.training,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from interp.model import LanguageModel, linear_weights, load_adapter_weights, require_plain_weights
 from interp.store import atomic_folder
@@ -83,8 +84,19 @@ def restore_parameters(lm: LanguageModel, folder: Path) -> None:
     """
     from peft import PeftModel
 
-    if isinstance(lm.model, PeftModel):
-        load_adapter_weights(lm.model, folder / "adapter")
+    is_adapter = isinstance(lm.model, PeftModel)
+    restore_weights(lm.model, folder / ("adapter" if is_adapter else "model"))
+
+
+def restore_weights(model: Any, folder: Path) -> None:
+    """Load every weight in ``folder`` into ``model``, also where files name weights otherwise.
+
+    Transformers splits fused experts in files, and renames the text part of some models.
+    """
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
+        load_adapter_weights(model, folder)
     else:
-        saved = type(lm.model).from_pretrained(folder / "model", dtype=lm.model.dtype)
-        lm.model.load_state_dict(saved.state_dict())
+        saved = type(model).from_pretrained(folder, dtype=model.dtype)
+        model.load_state_dict(saved.state_dict())

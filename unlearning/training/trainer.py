@@ -32,6 +32,7 @@ from unlearning.training.checkpoints import (
     resume,
 )
 from unlearning.training.mixture import Mixture, collator, rows_of
+from unlearning.training.parameters import restore_weights
 from unlearning.training.reference import with_references
 from unlearning.training.settings import TrainingSettings
 from unlearning.training.stop_together import StopTogether
@@ -232,6 +233,10 @@ class UnlearningTrainer(Trainer):
             views_of=lambda batch: self.supply.views(model, batch),
             around=around,
         )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Trainer would leave out, without an error, the weights that files name otherwise."""
+        restore_weights(model or self.model, Path(resume_from_checkpoint))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         # The stream already has its final order.
