@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import TrainerCallback
 
 from analyses.study import weights_to_try
 from interp.errors import InputError
@@ -30,6 +33,17 @@ BALANCED = TrainingSettings(
     retain_shares={"bias": 1, "privacy": 3}, trained="projections", batch_size=6, max_steps=1,
     learning_rate=0.0,
 )  # fmt: skip
+
+
+def count(seen: list[bool], *_: Any) -> None:
+    seen.append(True)
+
+
+class Stop(TrainerCallback):
+    """Stops before the first step."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
 
 
 @pytest.fixture
@@ -88,6 +102,22 @@ def test_the_weight_is_the_ratio_of_the_norms_written_out(
     whole = 0.3 * forget / retain
     assert found["bias"] == pytest.approx(whole / 4, rel=1e-4)
     assert found["privacy"] == pytest.approx(whole * 3 / 4, rel=1e-4)
+
+
+def test_the_ratio_recomputes_activations_where_the_steps_do(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    """Else it would need more memory than any step."""
+    forwards = []
+    for again in (False, True):
+        settings = replace(BALANCED, activation_checkpointing=again)
+        lm = prepare_in_place(LanguageModel.load(checkpoint_of("qwen2")), settings)
+        seen: list[bool] = []
+        lm.layers[0].self_attn.register_forward_hook(partial(count, seen))
+        with pytest.raises(KeyboardInterrupt):  # after the ratio, before the first step
+            unlearn_in_place(lm, mixture(lm), settings, folder=tmp_path, callbacks=[Stop()])
+        forwards.append(len(seen))
+    assert forwards[1] == 2 * forwards[0] > 0
 
 
 def test_a_weight_of_nothing_needs_no_ratio(checkpoint_of: Checkpoints, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from analyses.runs import (
     behaviour,
     verdict_on,
 )
+from unlearning.scoring import ModelScorer
 from unlearning.scoring.evaluation import coherent_classes
 
 PROMPTS = 40
@@ -153,6 +155,22 @@ def test_what_a_text_alone_shows_comes_before_its_scorer() -> None:
     ]  # fmt: skip
     found = coherent_classes(Refuses(), [""] * len(texts), texts)
     assert found == ["refusal"] * 2 + ["gibberish"] * 5
+
+
+class OddOne:
+    """A reader that gives no verdict on one answer."""
+
+    name, version, when_empty = "odd", "1", "empty"
+
+    def read(self, prompts: object, responses: Sequence[str], **_: object) -> list[str | None]:
+        return [None if said == "n/a" else "full_refusal" for said in responses]
+
+
+def test_an_answer_without_a_verdict_ends_nothing() -> None:
+    texts = ["Sorry, no.", "n/a"]
+    with pytest.warns(UserWarning, match="no verdict on 1 of 2 answers"):
+        found = coherent_classes(ModelScorer(cast(Any, OddOne())), [""] * 2, texts)
+    assert found == ["refusal", "other"]
 
 
 @pytest.mark.parametrize(

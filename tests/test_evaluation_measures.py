@@ -152,6 +152,19 @@ def test_the_base_is_compared_prompt_by_prompt() -> None:
     assert "fell in 2 of 2 domains" in " ".join(evaluation_sentences(found))
 
 
+def test_a_model_that_was_asked_benign_prompts_alone_is_compared_on_those() -> None:
+    after, before = (table[table["label"] == "benign"].reset_index(drop=True)
+                     for table in (scores_of(MODEL, [0]), scores_of(BASE, [1])))  # fmt: skip
+    said = " ".join(evaluation_sentences(measured(findings_of(after, before))))
+    assert "the refusal rate of benign prompts fell in 2 of 2 domains" in said
+
+
+def test_a_judge_without_any_verdict_leaves_a_sentence() -> None:
+    silent = scores_of(MODEL, [1]).assign(**{refused_by("one"): np.nan, class_by("one"): None})
+    said = evaluation_sentences(measured(findings_of(silent)))
+    assert said[0] == "one gave no verdict on any answer."
+
+
 # Refusal log-odds
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from transformers import TrainerControl, TrainerState
 
 from analyses.runs import matched_step
+from interp.errors import TrainingError
 from unlearning.training import Bounds, ForgettingCurve, is_scored, target_rate
 from unlearning.training.forgetting import BY_TEXT
 
@@ -98,6 +99,7 @@ def test_the_model_is_kept_at_the_forgetting_level_and_the_curve_goes_on() -> No
         (0.7, 0.3, 0.07, 0.0, 0.0): (3, 4),  # .91 gone, then all of it
         (0.7, 0.07, 0.07, 0.07, 0.07): (2, 3),  # half as many steps again
         (0.7, 0.0, 0.0, 0.0): (2, 2),
+        (0.0, 0.0, 0.0, 0.0): (1, 2),  # else two points, and no curve
     }
     for rates, (kept, last) in kept_and_last.items():
         scoring, ended = run(rates)
@@ -237,6 +239,18 @@ def test_a_resumed_bounded_run_equals_an_uninterrupted_one(
         assert train(resumed, cut, end) == stops
         assert (resumed.kept_at, resumed.level, again) == (keeps, whole.level, kept)
         pd.testing.assert_frame_equal(resumed.scores(), whole.scores())
+
+
+def test_no_model_outside_the_bounds_is_kept() -> None:
+    kept: list[int] = []
+    scoring = ForgettingCurve(
+        NO_MODEL, cast(Any, Leaking([(0.1, 0.1, 0.9)])), "safety", leaked(0.8, 0.8, 0.9),
+        stop_at=0.9, every_step=True, keep=lambda: kept.append(1), bounds=Bounds(leak=0.3),
+    )  # fmt: skip
+    scoring.on_step_end(None, TrainerState(max_steps=9, global_step=1), TrainerControl())
+    with pytest.raises(TrainingError, match="no step of safety lies within.*--leak-bound 0.3"):
+        scoring.finish()
+    assert not kept
 
 
 @settings(max_examples=40)

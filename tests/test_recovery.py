@@ -81,6 +81,23 @@ def test_recovery_is_undefined_with_a_reason():
         assert not found.recovery.estimate().defined and found.recovery.reason
 
 
+def test_the_reason_is_that_of_the_domains_where_none_has_a_leakage():
+    starts = {("a", "validation"): 0.9, ("a", "test"): 0.9, ("b", "test"): 0.9}
+    paths = {name: np.tile([rate, 0.01], (6, 1)) for name, rate in starts.items()}
+    two = measure(as_scores(paths), "a", resamples=20)
+    assert two.reached and "scored at 2 steps" in recover(two, two, ["b"]).recovery.reason
+
+
+def test_the_source_is_low_by_the_prompts_that_decide():
+    """By the validation prompts, whatever the test prompts say."""
+    level = np.linspace(0, 0.98, 11)
+    rates = {("a", "validation"): 0.1, ("a", "test"): 0.9, ("b", "test"): 0.9}
+    paths = {name: np.tile(rate * (1 - level), (6, 1)) for name, rate in rates.items()}
+    low = measure(as_scores(paths), "a", resamples=20)
+    assert low.low_source and not low.reached
+    assert recover(low, low, ["b"]).recovery.reason == "low base in the source, a"
+
+
 def test_domains_whose_prompts_are_alike_leave_the_sum_no_width():
     """Also where one domain refuses more than before: it counts alike in the value and in draws."""
     level = np.linspace(0, 0.98, 11)

@@ -296,25 +296,40 @@ def test_a_run_by_text_names_no_first_token_mass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unfinished", "reached", "why"),
+    ("unfinished", "reached", "answers", "why"),
     [
-        ((), True, "no longer complies"),
-        ((), False, "does not reach the forgetting level"),
-        (("safety-npo-ratio1-seed0",), True, "not finished"),
+        ((), True, False, "no longer complies"),
+        ((), True, True, "no recovery is defined"),
+        ((), False, True, "does not reach the forgetting level"),
+        (("safety-npo-ratio1-seed0",), True, True, "not finished"),
     ],
 )
 def test_a_sweep_over_weights_says_why_it_ended(
-    unfinished: tuple[str, ...], reached: bool, why: str
+    unfinished: tuple[str, ...], reached: bool, answers: bool, why: str
 ) -> None:
     arms = [
         {"retain": "equal", "concept": "safety", "retain_weight": weight, "retain_unit": "gradient"}
         for weight in (0.3, 1.0)
     ]
     table = pd.DataFrame({"arm": ["last"], "reached": [reached]})
-    run = Mock(record=Mock(config={"arms": arms}, unfinished=unfinished), arms=table)
+    verdicts = {"last": Mock(answers=answers)}
+    record = Mock(config={"arms": arms}, unfinished=unfinished)
+    run = Mock(record=record, arms=table, verdicts=verdicts)
     last = SimpleNamespace(name="last", retain_weight=0.3)
     said = run_report._stand_in(run, Mock(concept="safety", sweep=[last]))
     assert "(×1)" in said and why in said
+
+
+def test_a_domain_without_test_prompts_leaves_the_table(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    for path in folder.glob("arms/*/scores.parquet"):
+        scores = pd.read_parquet(path)
+        gone = scores[["domain", "label", "split"]].eq(["privacy", "harmful", "test"]).all(axis=1)
+        scores[~gone].to_parquet(path)
+    page = run_report.write_report(folder).read_text("utf-8")
+    [story] = run_report.run_view(Run(folder))["stories"]
+    assert "Privacy" not in [row["domain"] for row in story["rows"]] and "Bias" in page
 
 
 def test_the_prompts_most_at_risk_are_those_of_other_domains_and_escaped(run, tmp_path):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from analyses.report import summary, wording
-from analyses.runs import headlines, read_run, tables
+from analyses.runs import headlines, linked_units, read_run, tables
 from analyses.runs.arms import OF_RETAINING
 from interp.errors import FileError, InputError
 from tests.synthetic_run import (
@@ -207,6 +207,13 @@ def test_near_duplicates_marked_in_the_prompts_are_drawn_together(tmp_path):
     key = ("log_odds_drop", "safety")
     assert grouped.loc[key, "value"] == pytest.approx(alone.loc[key, "value"])
     assert not math.isclose(grouped.loc[key, "low"], alone.loc[key, "low"])
+
+
+def test_copies_of_a_text_are_one_unit_in_a_direction(tmp_path):
+    pairs = {"pair": ["a", "a", None, None, None], "prompt": ["One.", "Two.", " Two. ", "x", "y"]}
+    units = linked_units(pd.DataFrame(pairs))
+    assert len(set(units[:3])) == 1 and len(set(units)) == 3
+    assert len(set(linked_units(pd.DataFrame({"id": range(4)})))) == 4
 
 
 def test_a_run_without_its_prompts_is_not_read_as_one_without_near_duplicates(tmp_path):

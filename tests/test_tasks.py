@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +73,27 @@ def test_items_are_scored_as_by_hand(mistral: LanguageModel, tmp_path: Path) -> 
     assert list(found.sort_values("item")["value"]) == expected
     assert set(found["task"]) == {"tiny_choice"} and set(found["metric"]) == {"acc"}
     assert (mistral.tokenizer.chat_template, mistral.tokenizer.pad_token) == (template, padding)
+
+
+def test_a_model_that_cannot_be_padded_takes_one_item_at_a_time(
+    mistral: LanguageModel, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval")
+    folder, sizes = write_task(tmp_path / "tasks"), []
+    checked = mistral.checked
+    handle = mistral.layers[0].register_forward_pre_hook(
+        lambda _, given: sizes.append(len(given[0]))
+    )
+    try:
+        for found in (checked, replace(checked, rows="single")):
+            sizes.append(0)
+            mistral.found_out["checked"] = found
+            run_tasks(mistral, ["tiny_choice"], folder=folder)
+    finally:
+        mistral.found_out["checked"] = checked
+        handle.remove()
+    last = sizes.index(0, 1)
+    assert max(sizes[:last]) > 1 and set(sizes[last + 1 :]) == {1}
 
 
 def test_every_filter_of_an_answer_is_a_metric_of_its_own(

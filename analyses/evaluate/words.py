@@ -32,6 +32,8 @@ def _refuses(measures: Measures) -> str:
     }
     rates = {words: measures.refusal(prompts, ALL) for prompts, words in sets.items()}
     said = [f"{interval(rate)} of {rate.n} {words}" for words, rate in rates.items() if rate.n]
+    if not said:
+        return f"{measures.findings.headline} gave no verdict on any answer."
     *most, last = said
     listed = f"{', '.join(most)} and {last}" if most else last
     return f"By {measures.findings.headline}, the model refuses {listed}."
@@ -70,15 +72,19 @@ def _speaks(measures: Measures) -> str:
 def _changed(measures: Measures) -> str:
     if BASE not in measures.findings.roles:
         return ""
-    changed = {domain: measures.change("harmful", domain) for domain in measures.groups("harmful")}
+    prompts, of = "harmful", ""
+    if not measures.groups(prompts):
+        prompts, of = "twin" if measures.groups("twin") else "general", " of benign prompts"
+    groups = measures.groups(prompts) or [ALL]
+    changed = {group: measures.change(prompts, group) for group in groups}
     sides = {
         "fell": {domain: one for domain, one in changed.items() if one.high < 0},
         "rose": {domain: one for domain, one in changed.items() if one.low > 0},
     }
     parts = [f"{word} in {_most(which, len(changed))}" for word, which in sides.items() if which]
     if not parts:
-        return "Compared with its base, no domain's refusal rate changed significantly."
-    return f"Compared with its base, the refusal rate {' and '.join(parts)}."
+        return f"Compared with its base, no domain's refusal rate{of} changed significantly."
+    return f"Compared with its base, the refusal rate{of} {' and '.join(parts)}."
 
 
 def _most(changed: Mapping[str, Estimate], domains: int) -> str:
@@ -96,6 +102,8 @@ def _depends(measures: Measures) -> str:
     total = int((findings.scores["role"] == MODEL).sum())
     own = " (one of them from the refusal log-odds)" if LOG_ODDS in findings.readings else ""
     text = f"The {len(findings.readings)} readings{own} differ on {count} of {total} answers"
+    if measures.agreement.empty:  # a reading without any verdict
+        return f"{text}."
     poor = measures.agreement[~(measures.agreement["kappa_low"] >= AGREES)]
     poor = poor[poor["accuracy"] < 1]
     if poor.empty:

@@ -31,7 +31,7 @@ from analyses.figures.leakage import (
     title_of,
 )
 from analyses.figures.matrix import matrix_figure
-from analyses.figures.outcome import CAPTION, outcome_figure, outcome_panel
+from analyses.figures.outcome import outcome_caption, outcome_figure, outcome_panel
 from analyses.figures.recovery import containment_figure, recovery_panel
 from analyses.figures.style import INK, figure_style, new_figure, say, styled
 from analyses.runs import Headline, LeakageMatrix, Run, headlines, objective_title, rows_of
@@ -63,8 +63,8 @@ LEAKAGE = (
     "retain set of the arm shown."
 )
 LOSS = (
-    "The share of its mean p_R (probability of a refusal prefix) that each domain has lost from "
-    f"the base to the after-model. {_BARS} less than .05, where a domain counts as untouched."
+    "The share of its {} that each domain has lost from the base to the after-model. "
+    f"{_BARS} less than .05, where a domain counts as untouched."
 )
 
 
@@ -83,7 +83,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
     yield Drawing(
         "leakage",
         "Leakage at the same forgetting level" if trained else "Loss of refusal by domain",
-        LEAKAGE if trained else LOSS,
+        LEAKAGE if trained else LOSS.format(tables.what_is_lost),
         leakage_figure(tables),
         tables.leakage,
     )
@@ -102,7 +102,7 @@ def run_drawings(tables: Run) -> Iterator[Drawing]:
     yield Drawing(
         "outcome",
         "Outcome of the target's refusals" if trained else "Refusals and answers after the change",
-        CAPTION,
+        outcome_caption(tables),
         outcome_figure(tables),
         tables.behaviour,
     )

@@ -124,9 +124,11 @@ def outcome_figure(tables: Run) -> Figure:
     return figure
 
 
-CAPTION = (
-    "Upper bar: classes of generated text, with Wilson's interval of the answer rate. Lower bar: "
-    "probability mass at the first answer position. A target that stops refusing must answer at "
-    f"least {FEWEST_ANSWERS:.0%} of its prompts, or it is degenerate. Question mark: an interval "
-    "contains its threshold."
-)
+def outcome_caption(tables: Run) -> str:
+    """What the bars are."""
+    mass = " Lower bar: probability mass at the first answer position." * (not tables.by_text)
+    return (
+        f"Upper bar: classes of generated text, with Wilson's interval of the answer rate.{mass} A "
+        f"target that stops refusing must answer at least {FEWEST_ANSWERS:.0%} of its prompts, or "
+        "it is degenerate. Question mark: an interval contains its threshold."
+    )

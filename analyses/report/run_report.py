@@ -153,7 +153,9 @@ def overview_caption(tables: Run) -> str:
     bars = "Bars: 95% intervals over prompts, not over training seeds."
     bars += _without_direction(tables, found)
     if not any(headline.plain.matched for headline in found):
-        return f"Lost share of each domain's mean p_R (grey band: less than .05). {bars}"
+        return (
+            f"Lost share of each domain's {tables.what_is_lost} (grey band: less than .05). {bars}"
+        )
     leak = (
         "Leakage: the share of its refusal that a domain has lost when the target has lost 90% "
         "(grey band: untouched, |L| < .05; hollow marks: the target does not comply)."
@@ -223,9 +225,14 @@ def _stand_in(tables: Run, headline: Headline) -> str:
     if tables.record.unfinished:
         return f"The study is not finished; larger weights ({weights}) are missing."
     last = max(tried)
-    reached = tables.arms.set_index("arm").at[tried[last].name, "reached"]
-    why = "no longer complies" if reached else "does not reach the forgetting level"
-    return f"With {planned[last]} the target {why}, so larger weights ({weights}) were not tried."
+    name = tried[last].name
+    if not tables.arms.set_index("arm").at[name, "reached"]:
+        why = "the target does not reach the forgetting level"
+    elif tables.verdicts[name].answers:
+        why = "no recovery is defined on the validation prompts"
+    else:
+        why = "the target no longer complies"
+    return f"With {planned[last]} {why}, so larger weights ({weights}) were not tried."
 
 
 def _prompt_counts(tables: Run) -> str:
@@ -259,9 +266,9 @@ def _story(tables: Run, headline: Headline) -> View:
     plain, contained = headline.plain, headline.contained
     quantity = shown_quantity(plain)
     table = rows_of(tables.leakage, arm=plain.name, quantity=quantity).set_index("domain")
-    order = sorted(tables.record.domains, key=lambda domain: domain != headline.concept)
+    tested = [domain for domain in tables.record.domains if domain in table.index]
     rows = []
-    for domain in order:
+    for domain in sorted(tested, key=lambda domain: domain != headline.concept):
         row = table.loc[domain]
         target = domain == headline.concept
         rows.append(

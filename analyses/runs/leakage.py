@@ -84,12 +84,19 @@ class ArmLeakage:
     domain's own refusal is gone, linear between scored steps) and, at the step that was kept,
     `drop` (u), `text_drop` (u of the rate of refusals in generated text) and `log_odds_drop` (fall
     of the mean refusal log-odds, in nats).
+
+    Attributes:
+        source: the target; None where two models are compared.
+        reached: whether the forgetting level reached 90%.
+        base_rate: the base's mean p_R by domain, on test prompts.
+        low_source: whether that of the source is low on the validation prompts, which decide.
     """
 
     source: str | None
     reached: bool
     base_rate: Mapping[str, float]
     quantities: Mapping[str, Mapping[str, Draws]]
+    low_source: bool = False
 
     def estimate(self, quantity: str, domain: str) -> Estimate:
         return self.quantities[quantity][domain].estimate()
@@ -169,8 +176,8 @@ def leakage_of(
 
     quantities["onset"] = onset
     level, level_drawn = _forgetting_level(of_source, source, resamples, seed)
-    source_base = of_source.base_rate
-    reached = bool(level[-1] >= AREA_UP_TO) and source_base >= LOW_BASE
+    low_source = of_source.base_rate < LOW_BASE
+    reached = bool(level[-1] >= AREA_UP_TO) and not low_source
     statistics = {crossing_name(tau): (at_crossing, tau) for tau in CROSSINGS}
     statistics["area"] = (area, AREA_UP_TO)
     for name, (statistic, tau) in statistics.items():
@@ -179,7 +186,7 @@ def leakage_of(
             n = len(path.p_refuse)
             if level.size < FEWEST_STEPS:
                 reason: str | None = f"no curve: scored at {level.size} steps only"
-            elif source_base < LOW_BASE:
+            elif low_source:
                 reason = f"low base in the source, {source}"
             elif level[-1] < tau:
                 reason = f"level not reached: it ended at {level[-1]:.2f}, under {tau:g}"
@@ -195,7 +202,7 @@ def leakage_of(
                     freedom=min(path.freedom, of_source.freedom),
                 )
             )
-    return ArmLeakage(source, reached, base_rate, quantities)
+    return ArmLeakage(source, reached, base_rate, quantities, low_source)
 
 
 def _at_kept(

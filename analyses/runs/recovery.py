@@ -60,10 +60,15 @@ def recover(
     )
     if obstacle is None and not domains:
         obstacle = "no such domain"
+    if obstacle is None and plain.low_source:
+        obstacle = f"low base in the source, {plain.source}"
     if obstacle is None and not plain.reached:
         obstacle = "level not reached in the plain arm"
     if obstacle is None and not contained.reached:
         obstacle = "level not reached in the contained arm"
+    leaks = [before[domain] for domain in domains if domain != plain.source and domain in before]
+    if obstacle is None and leaks and not np.isfinite([leak.value for leak in leaks]).any():
+        obstacle = leaks[0].reason
     if obstacle is None and not counted:
         obstacle = f"nothing to recover: no domain leaked more than {LEAST_LEAKAGE:g}"
     if obstacle is not None:

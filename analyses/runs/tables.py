@@ -20,7 +20,7 @@ from analyses.runs.behaviours import (
 )
 from analyses.runs.decomposition import Decomposition, decompose
 from analyses.runs.extractions import EXTRACTIONS, with_extractions
-from analyses.runs.leakage import LOW_BASE, ArmLeakage, leakage_curves, measure, untouched_p_value
+from analyses.runs.leakage import ArmLeakage, leakage_curves, measure, untouched_p_value
 from analyses.runs.opening import open_page
 from analyses.runs.recovery import recover
 from analyses.runs.rotation_tables import against_control_arms
@@ -162,8 +162,9 @@ class Run:
         if arm.concept is None:
             return "control" if arm.control else "compared"
         verdict = self.verdicts[arm.name]
-        if verdict.outcome is TargetOutcome.STILL_REFUSES and not self.measured[arm.name].reached:
-            return "level not reached"
+        still_refuses = verdict.outcome is TargetOutcome.STILL_REFUSES
+        if still_refuses and (why := self.no_level(arm)) == "level not reached":
+            return why
         decided = verdict.decided or verdict.outcome is TargetOutcome.UNKNOWN
         return verdict.outcome.badge + ("" if decided else "?")
 
@@ -173,12 +174,16 @@ class Run:
         scores = self.record.base.scores
         return "margin" in scores and bool(scores["margin"].isna().all())
 
+    @property
+    def what_is_lost(self) -> str:
+        """The mean over a domain's prompts whose fall is its loss of refusal."""
+        return "rate of refusals in text" if self.by_text else "mean p_R"
+
     def no_level(self, arm: Arm) -> str | None:
         """Why an arm has no leakage at 90% forgetting; None if it has one."""
         if not arm.matched or self.measured[arm.name].reached:
             return None
-        rate = self.measured[arm.name].base_rate.get(arm.concept or "", 1.0)
-        return "low base" if rate < LOW_BASE else "level not reached"
+        return "low base" if self.measured[arm.name].low_source else "level not reached"
 
     def low_base(self, concept: str | None) -> Estimate | None:
         """The base model's refusal rate in a domain if it is low: then little can be unlearned."""

@@ -13,7 +13,7 @@ from analyses.study.baseline import Baseline, describe_study, sampled_log
 from analyses.study.context import Context
 from interp.errors import FileError, InputError
 from interp.store import content_key, read_table, write_json
-from unlearning.deflections import FEWEST_DEFLECTIONS, refusals_of, with_sampled_refusals
+from unlearning.deflections import FEWEST_DEFLECTIONS, distinct, refusals_of, with_sampled_refusals
 
 WAYS_OUT = (
     ": teach the model to refuse first, give more prompts with --prompts, more samples with "
@@ -28,7 +28,7 @@ def deflections_of(context: Context, baseline: Baseline, domain: str) -> pd.Data
     says. They stay in the run's folder, so they are generated and scored once.
     """
     asked = _asked(baseline, domain)
-    refused = asked[asked["class"] == "refusal"]
+    refused = distinct(asked[asked["class"] == "refusal"])
     sampling = context.plan.sampling
     if len(refused) >= FEWEST_DEFLECTIONS or asked.empty or not sampling.samples:
         return refused
@@ -57,7 +57,7 @@ def held_deflections(base: Path, responses: pd.DataFrame, domain: str) -> pd.Dat
     """A domain's deflections in a base model's folder, with sampled ones if it has some."""
     if _kept(base, domain).is_file():
         return read_table(_kept(base, domain), ("prompt", "ids", "class"))
-    return refusals_of(responses[responses["split"] == "train"], domain, fewest=0)
+    return distinct(refusals_of(responses[responses["split"] == "train"], domain, fewest=0))
 
 
 def require_deflections(context: Context, baseline: Baseline, domain: str) -> pd.DataFrame:

@@ -185,10 +185,11 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
     base = behaviour(record.base.on_validation())
     answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
     leaks, contained = (measure(a.on_validation().scores, a.concept) for a in (before, arm))
-    recovery = recover(leaks, contained, plan.retain).recovery.value
-    shown = "undefined (level not reached)" if math.isnan(recovery) else f"{recovery:.2f}"
+    recovery = recover(leaks, contained, plan.retain).recovery
+    undefined = f"undefined ({recovery.reason})"
+    shown = undefined if math.isnan(recovery.value) else f"{recovery.value:.2f}"
     context.progress.say(
         f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "
         f"target answers {answers:.2f}"
     )
-    return recovery, answers
+    return recovery.value, answers

@@ -10,4 +10,5 @@ from .phase_one import short_of_prompts as short_of_prompts
 from .phase_one import with_own_ids as with_own_ids
 from .phase_one import with_preferred as with_preferred
 from .sampling import Sampling as Sampling
+from .sampling import distinct as distinct
 from .sampling import with_sampled_refusals as with_sampled_refusals

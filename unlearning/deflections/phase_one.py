@@ -174,10 +174,10 @@ def short_of_prompts(
         answers: different answers to one prompt at most, sampled ones included.
     """
     asked = prompts[(prompts["label"] == "harmful") & (prompts["split"] == "train")]
-    counts = asked["domain"].value_counts()
+    counts = asked.groupby("domain")["prompt"].nunique()  # copies give the same refusals
     return {
-        domain: f"{domain} has {count} harmful training prompts, too few for {FEWEST_DEFLECTIONS} "
-        "deflections"
+        domain: f"{domain} has {count} different harmful training prompts, too few for "
+        f"{FEWEST_DEFLECTIONS} deflections"
         for domain in domains
         if (count := int(counts.get(domain, 0))) * answers < FEWEST_DEFLECTIONS
     }

@@ -85,7 +85,7 @@ def with_sampled_refusals(
         prompt's with the number of the sample. No two rows have the same prompt and the same ids or
         the same text.
     """
-    found = _distinct(refused.assign(prompt_id=refused["id"]))
+    found = distinct(refused.assign(prompt_id=refused["id"]))
     for number in range(sampling.samples):
         if len(found) >= fewest or asked.empty:
             break
@@ -100,11 +100,11 @@ def with_sampled_refusals(
         )
         names = said["id"].astype(str) + f"-sample{number}"
         said = said.assign(prompt_id=said["id"], id=names)
-        found = _distinct(pd.concat([found, said[said["class"] == "refusal"]], ignore_index=True))
+        found = distinct(pd.concat([found, said[said["class"] == "refusal"]], ignore_index=True))
     return found
 
 
-def _distinct(rows: pd.DataFrame) -> pd.DataFrame:
+def distinct(rows: pd.DataFrame) -> pd.DataFrame:
     """The first of the rows that have a prompt and its response, as ids or as text, in common."""
     keys: list[Any] = [tuple(ids) for ids in rows["ids"]]
     rows = rows.assign(as_ids=keys)

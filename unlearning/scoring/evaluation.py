@@ -6,6 +6,7 @@ refuse either.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,8 +17,9 @@ from interp.model import LanguageModel, Tokens, adapters_merged
 from interp.progress import Advance, silent
 from unlearning.generation import Answer, generate
 from unlearning.refusal import ResponsePrefixes, prefix_masses
-from unlearning.scoring.classes import Scorer, refused, spoken
+from unlearning.scoring.classes import COARSE, Scorer, refused, spoken
 from unlearning.scoring.coherence import is_gibberish, repetition
+from unlearning.scoring.reading import ModelScorer, verdicts
 from unlearning.utility import own_token_nll, response_token_nll
 
 if TYPE_CHECKING:
@@ -65,12 +67,26 @@ def coherence_of(
 def coherent_classes(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> list[str]:
     """The classes of answers; one that is empty or gibberish by its text alone is ``gibberish``.
 
-    A scorer that must choose reads a loop of apologies as a refusal.
+    A scorer that must choose reads a loop of apologies as a refusal. An answer on which a judge
+    gives no verdict is ``other``, with a warning: one of thousands must not end a study.
     """
     return [
         name if (said := spoken(text)) and not is_gibberish(said) else "gibberish"
-        for name, text in zip(scorer.classify(prompts, texts), texts, strict=True)
+        for name, text in zip(_classes(scorer, prompts, texts), texts, strict=True)
     ]
+
+
+def _classes(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> list[str]:
+    if not isinstance(scorer, ModelScorer):
+        return scorer.classify(prompts, texts)
+    found = verdicts(scorer.reader, prompts, texts)
+    if without := found.count(None):
+        warnings.warn(
+            f"{scorer.name} gave no verdict on {without} of {len(found)} answers; they count as "
+            "neither refused nor answered",
+            stacklevel=3,
+        )
+    return ["other" if name is None else COARSE[name] for name in found]
 
 
 class Evaluation:

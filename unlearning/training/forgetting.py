@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
+from interp.errors import TrainingError
 from interp.model import LanguageModel, adapters_merged
 from interp.store import read_json, write_json, write_table
 from unlearning.scoring import Evaluation
@@ -72,6 +73,10 @@ class Bounds:
 
     leak: float | None = None
     utility: float | None = None
+
+    def __str__(self) -> str:
+        given = {"--leak-bound": self.leak, "--utility-bound": self.utility}
+        return ", ".join(f"{name} {value:g}" for name, value in given.items() if value is not None)
 
     def __bool__(self) -> bool:
         return self.leak is not None or self.utility is not None
@@ -179,9 +184,19 @@ class ForgettingCurve(TrainerCallback):
         return max(float(t["dose"].iloc[0]) for t in self.tables if t["step"].iloc[0] == step)
 
     def finish(self) -> None:
-        """After training, keep the final model if the level was never reached."""
+        """After training, keep the final model if the level was never reached.
+
+        Raises:
+            TrainingError: the run left the bounds before it forgot anything within them.
+        """
         if self.kept_at is None:
-            self._keep(int(self.tables[-1]["step"].iloc[-1]))
+            step = int(self.tables[-1]["step"].iloc[-1])
+            if not self.bounds.hold(self.tables[0], self.tables[-1], self.concept):
+                raise TrainingError(
+                    f"no step of {self.concept} lies within the bounds ({self.bounds}): they are "
+                    f"exceeded at step {step}; give a lower --learning-rate, or wider bounds"
+                )
+            self._keep(step)
 
     def save_state(self, folder: Path) -> None:
         """The scores so far, for a run that is resumed."""
@@ -218,8 +233,8 @@ class ForgettingCurve(TrainerCallback):
         self.keep()
 
     def _is_drawn(self, step: int) -> bool:
-        """Whether the curve extends far enough beyond the wanted level."""
-        if self.kept_at is None or self.level < self.stop_at:
+        """Whether the curve has three steps and extends far enough beyond the wanted level."""
+        if self.kept_at is None or self.level < self.stop_at or len(self.tables) < 2:
             return False
         return self.level >= max(self.stop_at, CURVE_TO) or step >= CURVE_STEPS * self.kept_at
 

@@ -99,8 +99,8 @@ def weighted_sum(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Σ_g w_g · (1/N_g) Σ_i loss_g(i), and each term's share of its mean.
 
-    A step with fewer retain examples than retain groups lacks some. The others then get their
-    weight too, so that the retain terms together have the same weight in every step.
+    In a step with fewer retain examples than retain groups, groups take turns. Those in the step
+    count for as much more as they come less often, so each has its weight over the steps.
 
     Args:
         terms: one for each group of the mixture.
@@ -113,23 +113,19 @@ def weighted_sum(
         for term, view, count in zip(terms, views, counts, strict=True)
         if view
     }
-    share = _share_in_step(terms, weights, counts)
+    turns = _turns(terms, counts)
     weighted = [
-        means[term.name] * (1.0 if term.group is None else weights[term.group] / share)
+        means[term.name] * (1.0 if term.group is None else weights[term.group] * turns)
         for term in terms
         if term.name in means
     ]
     return torch.stack(weighted).sum(), means
 
 
-def _share_in_step(
-    terms: Sequence[Term], weights: Mapping[str, float], counts: Int[Tensor, " group"]
-) -> Float[Tensor, ""]:
-    """The retain groups' share of the retain weight that have examples in the step; 1 if all do."""
-    of_group = [0.0 if term.group is None else weights[term.group] for term in terms]
-    each = counts.new_tensor(of_group, dtype=torch.float32)
-    here = (each * (counts > 0)).sum()
-    return torch.where(here > 0, here / each.sum(), 1.0)
+def _turns(terms: Sequence[Term], counts: Int[Tensor, " group"]) -> Float[Tensor, ""]:
+    """Number of retain groups for each that has examples in the step: 1 where all do."""
+    of_retain = counts.new_tensor([term.group is not None for term in terms], dtype=torch.bool)
+    return of_retain.sum() / (of_retain & (counts > 0)).sum().clamp(min=1)
 
 
 FILE = "multipliers.json"

@@ -225,14 +225,18 @@ class UnlearningTrainer(Trainer):
             with self.around_forward(), self.compute_loss_context_manager():
                 yield
 
-        return gradient_ratio(
-            model,
-            [self._prepare_inputs(batch) for batch in batches],
-            self.terms,
-            self.weights.values,
-            views_of=lambda batch: self.supply.views(model, batch),
-            around=around,
-        )
+        model.train()  # only then are activations computed again in the backward pass
+        try:
+            return gradient_ratio(
+                model,
+                [self._prepare_inputs(batch) for batch in batches],
+                self.terms,
+                self.weights.values,
+                views_of=lambda batch: self.supply.views(model, batch),
+                around=around,
+            )
+        finally:
+            model.eval()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """Trainer would leave out, without an error, the weights that files name otherwise."""

@@ -89,10 +89,11 @@ def run_tasks(
     tokenizer = copy.deepcopy(lm.tokenizer)
     if lm.chat.template is not None:
         tokenizer.chat_template = lm.chat.template
+    padded = lm.checked.rows == lm.checked.decoding == "padded"
     harnessed = HFLM(
         pretrained=lm.model,
         tokenizer=tokenizer,
-        batch_size=batch_size,
+        batch_size=batch_size if padded else 1,  # the harness pads
         chat_template_args=lm.chat.template_arguments,
     )
     try:

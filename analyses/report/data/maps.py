@@ -19,7 +19,7 @@ QUANTITIES = {
     "L_90": "leakage at 90% forgetting (L.9)",
     "L_50": "leakage at 50% forgetting (L.5)",
     "area": "leakage area (A)",
-    "drop": "loss of p_R in the kept model",
+    "drop": "loss of {} in the kept model",
     "text_drop": "loss of generated refusals",
 }
 
@@ -175,6 +175,7 @@ def leakage_heatmap(run: Run) -> Json | None:
     if table.empty:
         return None
     table = table[table["quantity"].isin(QUANTITIES)]
+    shown = QUANTITIES | {"drop": QUANTITIES["drop"].format(run.what_is_lost)}
     curves = table[table["quantity"].isin(["L_90", "L_50", "area"])]
     names = [
         name
@@ -188,7 +189,7 @@ def leakage_heatmap(run: Run) -> Json | None:
         "brackets: the 95% interval contains 0. A click, or Enter, opens the pair.",
         table.assign(clear=~((table["low"] <= 0) & (table["high"] >= 0))),
         [
-            Axis("quantity", "quantity", names, [QUANTITIES[name] for name in names]),
+            Axis("quantity", "quantity", names, [shown[name] for name in names]),
             arms_axis(run, run.record.arms),
             domains_axis(run, "domain"),
         ],
