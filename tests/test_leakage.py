@@ -418,3 +418,11 @@ def test_an_input_that_became_part_of_the_key_leaves_older_results_finished() ->
         older = Inputs(("training",), {name: parts[name] for name in parts if name in known})
         assert older.key in now
     assert Inputs(("training",), {**parts, "stops": [2]}).key not in now
+
+
+def test_an_input_that_left_the_key_leaves_older_results_finished() -> None:
+    parts = {"model": "m", "stops": [1]}
+    now = Inputs(("training",), parts, added=("stops",), dropped={"micro": 4})
+    for older in ({**parts, "micro": 4}, {"model": "m", "micro": 4}):
+        assert Inputs(("training",), older).key in now
+    assert Inputs(("training",), {**parts, "micro": 2}).key not in now

@@ -18,6 +18,7 @@ import pytest
 from analyses.report import GATE_FILE, run_report
 from analyses.runs import Inputs, Progress, Run, RunFolder, base_of, pick, read_run, rows_of
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
+from analyses.study.asked import refuse_other_settings
 from analyses.study.context import Context
 from analyses.study.inputs import base_inputs
 from analyses.study.making import inputs_of
@@ -227,6 +228,18 @@ def test_again_does_nothing(finished: Finished) -> None:
     after = {p: p.stat().st_mtime_ns for p in (finished.folder / "arms").rglob("*") if p.is_file()}
     assert after == before
     assert "base model: already scored" in said.lines
+    for arm in (PLAIN, CONTAINED, CONTROL):
+        assert f"{arm}: already done" in said.lines
+
+
+@pytest.mark.usefixtures("without_report")
+def test_what_makes_a_step_fit_the_device_may_change(again: Path, finished: Finished) -> None:
+    """As the message of a full device advises, after some arms were finished."""
+    smaller = {"micro_batch_size": 1, "separate_backward": True, "activation_checkpointing": True}
+    arms = [replace(arm, training=replace(arm.settings, **smaller)) for arm in finished.plan.arms]
+    plan, said = replace(finished.plan, arms=tuple(arms)), Said()
+    refuse_other_settings(study_context(plan, again, said))
+    run_study(plan, again, said)
     for arm in (PLAIN, CONTAINED, CONTROL):
         assert f"{arm}: already done" in said.lines
 

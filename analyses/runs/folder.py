@@ -12,7 +12,7 @@ import platform
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
@@ -52,12 +52,14 @@ class Inputs:
         old_key: the key that version 0.1 gave to the same inputs, of which it knew fewer.
         added: names of inputs that were not part of the key in every later version, in the order
             in which they became part of it.
+        dropped: inputs that were part of the key in earlier versions, and change no result.
     """
 
     stages: tuple[str, ...]
     parts: Mapping[str, Any]
     old_key: str | None = None
     added: tuple[str, ...] = ()
+    dropped: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -71,12 +73,14 @@ class Inputs:
         return numbers | {name: content_key("identity", one) for name, one in self.parts.items()}
 
     def __contains__(self, key: str) -> bool:
-        earlier = (self.added[place:] for place in range(len(self.added)))
-        keys = (
-            content_key(self.stages, {n: one for n, one in self.parts.items() if n not in lacking})
+        if key in (self.key, self.old_key):
+            return True
+        parts = {**self.parts, **self.dropped}
+        earlier = (self.added[place:] for place in range(len(self.added) + 1))
+        return key in (
+            content_key(self.stages, {n: one for n, one in parts.items() if n not in lacking})
             for lacking in earlier
         )
-        return key in (self.key, self.old_key, *keys)
 
 
 class RunFolder:

@@ -206,6 +206,7 @@ def refuse_other_settings(context: Context) -> None:
     """
 
     from analyses.runs import PROMPT_FORECAST
+    from unlearning.training import FITTING
 
     plan, folder = context.plan, context.run.folder
     if plan.overwrite:
@@ -223,6 +224,8 @@ def refuse_other_settings(context: Context) -> None:
                 one.update(one.pop("training") or {})
             for chosen_later in ("selected", "reduction", *(["max_steps"] * arm.control)):
                 del now[chosen_later]
+            for name in FITTING & now.keys():
+                del now[name]
             pairs.append((was, now))
     other = {name for was, now in pairs for name in was.keys() & now if was[name] != now[name]}
     held = read_table(prompts)

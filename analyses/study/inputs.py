@@ -20,7 +20,7 @@ from interp.store import content_key, read_json
 from unlearning.generation import stop_tokens
 from unlearning.losses import FORGET, RETAIN
 from unlearning.refusal import ResponsePrefixes
-from unlearning.training import Example, Mixture, TrainingSettings
+from unlearning.training import FITTING, Example, Mixture, TrainingSettings
 
 BASE_STAGES = ("answers", "readout", BASE)
 ARM_STAGES = (*BASE_STAGES, "references", "training")
@@ -76,12 +76,15 @@ def arm_inputs(
     """
     plan = context.plan
     settings = _as_json(arm.describe(plan.stop_at))
+    trained = settings["training"] or {}
+    config = context.run.arm(arm.name) / "config.json"
+    held = (read_json(config, ()).get("training") if config.is_file() else None) or {}
     code = _code_of(arm)
     parts = {
         **base.parts,
         "readout": asdict(prefixes) if prefixes else "text",
         **{name: one for name, one in settings.items() if name != "training"},
-        **(settings["training"] or {}),
+        **{name: one for name, one in trained.items() if name not in FITTING},
         "way of scoring": [plan.every_step, plan.benign_along, plan.bounds],
         "table of deflections": _pairs(context),
         "set of training examples": _described(trained_on) if trained_on else None,
@@ -96,7 +99,8 @@ def arm_inputs(
     old = None
     if base.old_key and after is None and not (parameters or _uncovered(code, plan)):
         old = _old_key(context, base.old_key, arm, settings)
-    return Inputs(ARM_STAGES, parts, old, base.added)
+    fitted = {name: held[name] for name in FITTING if name in held}
+    return Inputs(ARM_STAGES, parts, old, base.added, fitted)
 
 
 def _parameters(context: Context, arm: ArmPlan) -> list[str]:

@@ -24,5 +24,6 @@ from .saving import keep_whole as keep_whole
 from .saving import restore_with_logits as restore_with_logits
 from .saving import save_with_logits as save_with_logits
 from .scaling import scaled_change as scaled_change
+from .settings import FITTING as FITTING
 from .settings import TrainingSettings as TrainingSettings
 from .trainer import unlearn_in_place as unlearn_in_place

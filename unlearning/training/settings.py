@@ -12,6 +12,8 @@ from interp.numbers import plain_number
 from unlearning.losses import registry
 from unlearning.training import parameters
 
+# Settings that make a step fit the device; they change no result.
+FITTING = frozenset({"micro_batch_size", "separate_backward", "activation_checkpointing"})
 RETAIN_UNITS = ("loss", "gradient")
 POSITIVE = (
     *("retain_ratio", "lora_rank", "lora_alpha", "batch_size", "micro_batch_size", "max_steps"),
