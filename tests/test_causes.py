@@ -144,6 +144,14 @@ def test_what_is_not_decided_is_not_named(
     assert because in verdict.because
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_nothing_is_decided_against_controls_that_are_not_finite(number: float) -> None:
+    controls = np.full(100, 0.1)
+    controls[:10] = number
+    verdict = decide(Undone(0, worths({"gain": 3.0})), controls)
+    assert verdict.cause is None and "not finite" in verdict.because
+
+
 def test_without_a_change_that_carries_half_the_cause_is_mixed() -> None:
     verdict = decide(Undone(0, worths({"routing": 2.0, "offset": 1.2, "rotation": 1.2})))
     assert verdict.cause == MIXED

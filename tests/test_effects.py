@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,23 @@ def test_an_effect_is_as_remarkable_downwards_as_upwards() -> None:
     fallen = Effects(found.cells, found.patched, found.target, found.source,
                      2 * found.target - np.stack([found.patched] * 19))  # fmt: skip
     assert fallen.to_dataframe(resamples=2)["p"].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("of_control", [True, False])
+def test_cells_that_are_not_finite_have_no_p_and_do_not_change_the_others(
+    number: float, of_control: bool
+) -> None:
+    found = noise_effects(np.random.default_rng(2))
+    assert found.controls is not None
+    rest = replace(
+        found, cells=found.cells[1:], patched=found.patched[1:], controls=found.controls[:, 1:]
+    ).to_dataframe(resamples=2)
+    (found.controls[3] if of_control else found.patched)[0] = number
+    table = found.to_dataframe(resamples=2)
+    for name in ("p", "p_family_wise"):
+        assert np.isnan(table[name][0])
+        assert table[name].tolist()[1:] == rest[name].tolist()
 
 
 # Effects as numbers

@@ -331,6 +331,9 @@ def test_the_null_has_its_nominal_rate() -> None:
         assert 0.035 < rate < 0.065
     assert beyond(null_p_value(9.0, np.zeros(3), lower=False), 3)
     assert not beyond(null_p_value(0.0, np.array([0.0, -1, -1]), lower=False), 3)
+    for lower in (True, False):
+        assert null_p_value(0.0, np.full(3, np.nan), lower=lower) == 1
+        assert null_p_value(np.nan, np.zeros(3), lower=lower) == 1
 
 
 def test_the_cheapest_direction_that_does_both_is_chosen() -> None:

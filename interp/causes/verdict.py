@@ -89,15 +89,16 @@ def decide(
         level, resamples, seed: settings of the bootstrap over prompts.
     """
     shares = undone.shares(level=level, resamples=resamples, seed=seed)
-    band = float("nan") if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))
+    band = None if controls is None else float(np.quantile(controls, CONTROL_QUANTILE))
     because = _objection(undone.gap, shares, band, least_gap)
     named = None if because else leading(shares)
     if undone.gap > least_gap and _surely(shares, leading(shares)) <= LEAST_SHARE:
         named = MIXED
-    return CauseVerdict(undone.layer, undone.gap, shares, named, because, band)
+    high = float("nan") if band is None else band
+    return CauseVerdict(undone.layer, undone.gap, shares, named, because, high)
 
 
-def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str:
+def _objection(gap: float, shares: Shares, band: float | None, least_gap: float) -> str:
     if not gap > least_gap:
         return f"the loss of {gap:.2f} is not above {least_gap:g}"
     first, second = sorted(PLAYERS, key=lambda name: -shares.shapley[name].value)[:2]
@@ -113,7 +114,9 @@ def _objection(gap: float, shares: Shares, band: float, least_gap: float) -> str
         return "most of it lies in deviations of single prompts from their mean, or in other tokens"
     if largest.low <= shares.shapley[second].high:
         return f"{first} and {second} carry similar shares"
-    if largest.low <= band:
+    if band is not None and not np.isfinite(band):
+        return "some random edits of equal size have effects that are not finite"
+    if band is not None and largest.low <= band:
         return f"{first} carries no more than random edits of equal size"
     if min(shares.restored[first].low, shares.removed[first].low) <= 0:
         return f"{first} works one way only, undone or done"

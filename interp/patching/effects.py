@@ -28,6 +28,7 @@ from interp.errors import InputError
 from interp.statistics import (
     interval_columns,
     percentile_interval,
+    permutation_p_values,
     resampling_weights,
     unit_count,
     weighted_means,
@@ -118,7 +119,7 @@ class Effects:
             ``_low`` and ``_high`` over prompts; ``defined`` (whether fractions are defined); ``n``
             prompts. With controls also ``control_low, control_high`` (the band of their effects,
             in the effect's unit), ``p`` (two-sided, per cell) and ``p_family_wise`` (corrected for
-            all cells).
+            all cells). Both are NaN for cells with effects that are not finite.
         """
         import pandas as pd
 
@@ -170,15 +171,11 @@ class Effects:
         # Row 0 holds the observed effects: under the null they are one more draw.
         size = np.abs(np.concatenate([self.effect[None], drawn]))
         scale = np.sqrt(np.mean(size**2, axis=0))
-        studentised = size / np.where(scale > 0, scale, 1.0)
-        largest = studentised.max(axis=1, keepdims=True)
-        return {
-            "control_low": low,
-            "control_high": high,
-            "p": (size >= size[0]).mean(axis=0),
-            # Westfall and Young's max-T, because cells are strongly dependent.
-            "p_family_wise": (largest >= studentised[0]).mean(axis=0),
-        }
+        with np.errstate(invalid="ignore"):
+            studentised = size / np.where(scale > 0, scale, 1.0)
+        # Max-T, because cells are strongly dependent.
+        p, p_family_wise = permutation_p_values(studentised)
+        return {"control_low": low, "control_high": high, "p": p, "p_family_wise": p_family_wise}
 
 
 @dataclass(frozen=True)

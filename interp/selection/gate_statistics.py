@@ -17,6 +17,8 @@ LEVEL = 0.05
 def null_p_value(observed: float, drawn: Float[np.ndarray, " draw"], *, lower: bool) -> float:
     """Share of draws that are at least as extreme as the observed value, which counts as one.
 
+    NaN counts as extreme.
+
     Args:
         observed: the statistic of the tested direction.
         drawn: that of each null direction.
@@ -25,8 +27,9 @@ def null_p_value(observed: float, drawn: Float[np.ndarray, " draw"], *, lower: b
     Returns:
         The p-value, at least 1 / (draws + 1); at the nominal rate if the direction is a draw too.
     """
-    extreme = drawn <= observed if lower else drawn >= observed
-    return float((1 + extreme.sum()) / (1 + len(drawn)))
+    # Not ``<=`` or ``>=``, which are false for NaN.
+    ordinary = drawn > observed if lower else drawn < observed
+    return float((1 + (~ordinary).sum()) / (1 + len(drawn)))
 
 
 def beyond(p: float, draws: int) -> bool:

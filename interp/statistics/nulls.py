@@ -74,18 +74,19 @@ def studentised_products(
 
 
 def permutation_p_values(
-    statistics: Float[np.ndarray, "draw layer pair"],
-) -> tuple[Float[np.ndarray, "layer pair"], Float[np.ndarray, "layer pair"]]:
+    statistics: Float[np.ndarray, " draw *cells"],
+) -> tuple[Float[np.ndarray, "*cells"], Float[np.ndarray, "*cells"]]:
     """P-values of the first draw per cell, and family-wise over all cells.
 
     Single-step max-T (Westfall and Young 1993) compares each cell with the largest of all cells in
     every draw. All statistics need the same scale, and large values are evidence against the null.
-    Cells with NaN in any draw are excluded and have no p-value.
+    Cells with a number that is not finite in any draw are excluded; their p-values are NaN.
     """
     there = np.isfinite(statistics).all(axis=0)
     drawn = np.where(there, statistics, -np.inf)
     p = (drawn >= drawn[0]).mean(axis=0)
-    p_corrected = (drawn.max(axis=(1, 2))[:, None, None] >= drawn[0]).mean(axis=0)
+    largest = drawn.max(axis=tuple(range(1, drawn.ndim)), keepdims=True)
+    p_corrected = (largest >= drawn[0]).mean(axis=0)
     return np.where(there, p, np.nan), np.where(there, p_corrected, np.nan)
 
 
