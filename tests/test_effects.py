@@ -67,6 +67,25 @@ def test_controls_come_with_the_effects(llama: LanguageModel) -> None:
         patch(between_models(llama, llama, PROMPTS[:1]), some_log_odds(llama), controls=1)
 
 
+def test_cells_whose_states_do_not_vary_have_no_null(llama: LanguageModel) -> None:
+    runs = between_models(llama, mlp_changed(llama), PROMPTS)
+    first, *others = runs.target_rows
+    rows = (replace(first, spans={**first.spans, "rare": first.spans["instruction"]}), *others)
+    runs = replace(runs, source_rows=rows, target_rows=rows)
+    names = ["system", "rare", "instruction"]
+    found = patch(runs, some_log_odds(llama), layers=[CHANGED], positions=names, controls=3)
+    assert found.controls is not None
+    assert np.isnan(found.controls[:, :2]).all() and np.isfinite(found.controls[:, 2]).all()
+    assert (found.patched[0] != found.target).all()
+    table = found.to_dataframe(resamples=2)
+    alone = replace(
+        found, cells=found.cells[2:], patched=found.patched[2:], controls=found.controls[:, 2:]
+    ).to_dataframe(resamples=2)
+    for name in ("control_low", "control_high", "p", "p_family_wise"):
+        assert table[name].isna().tolist() == [True, True, False]
+        assert table[name][2] == alone[name][0]
+
+
 def noise_effects(rng: np.random.Generator, planted: float = 0.0) -> Effects:
     """Cells of very different size that share most of their noise."""
     scale = np.array([0.01, 1.0, 30.0])

@@ -61,7 +61,7 @@ def patch(
         positions: names of spans, or ``WHOLE`` for all tokens; every span by default.
         batch_size: prompts in one forward.
         controls: number of random moves per cell (see :mod:`interp.patching.places`); each costs
-            one forward.
+            one forward. They are NaN where states do not vary over prompts.
         seed: seed of the controls.
         progress: called with the number of forwards just done.
 
@@ -72,7 +72,7 @@ def patch(
     prompts = len(runs.target_rows)
     source, target = np.empty(prompts), np.empty(prompts)
     patched = np.empty((len(places), prompts))
-    moved = np.empty((controls, len(places), prompts))
+    moved = np.full((controls, len(places), prompts), np.nan)
     with undisturbed(runs.source.model), undisturbed(runs.target.model):
         axes = random_directions(runs, places, controls, seed, batch_size)
 
@@ -83,6 +83,8 @@ def patch(
                 swaps = models.swaps(place)
                 patched[i, chosen] = models.read(place, swaps)
                 for draw in range(controls):
+                    if not axes[draw][i].isfinite().all():
+                        continue
                     moves = [random_move(swap, axes[draw][i]) for swap in swaps]
                     moved[draw, i, chosen] = models.read(place, moves)
                 progress(1 + controls)

@@ -64,7 +64,8 @@ class Effects:
         cells: the patched cells.
         patched: readouts of the target with each cell from the source, in float64.
         target, source: readouts of the unpatched target and source.
-        controls: readouts of the target with a random change of equal size in each cell.
+        controls: readouts of the target with a random change of equal size in each cell; NaN for
+            cells without controls.
     """
 
     cells: tuple[Cell, ...]
@@ -119,7 +120,8 @@ class Effects:
             ``_low`` and ``_high`` over prompts; ``defined`` (whether fractions are defined); ``n``
             prompts. With controls also ``control_low, control_high`` (the band of their effects,
             in the effect's unit), ``p`` (two-sided, per cell) and ``p_family_wise`` (corrected for
-            all cells). Both are NaN for cells with effects that are not finite.
+            all cells). Band and p are NaN for cells without controls or with effects that are not
+            finite.
         """
         import pandas as pd
 

@@ -7,6 +7,9 @@ of the target's states at the cell. The covariance is over prompts, of the mean 
 tokens. The sum :math:`\sum_i g_i (h_i - \bar h)` with standard normal :math:`g_i` has this
 covariance, so the module does not compute it. All prompts and tokens of a cell share one direction,
 as for a feature. Each token moves along it by the distance that the patch moves the token.
+
+A cell has no control if the target's states there do not vary over prompts, for example before the
+user's text: the sum would hold rounding errors alone.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations import Site, chosen_layers, head_count, points
@@ -150,6 +153,8 @@ def random_directions(
 ) -> Directions:
     """Unit directions by draw and place, from one forward of the target over all prompts.
 
+    NaN where the states do not vary over prompts.
+
     Raises:
         InputError: there are fewer than two prompts, so no covariance, and ``draws`` is not 0.
     """
@@ -161,9 +166,13 @@ def random_directions(
     weights = np.random.default_rng(seed).normal(size=(draws, len(places), prompts))
     sums: list[Tensor | float] = [0.0] * len(places)
     for i, place in enumerate(places):
-        there = Alignment.at(runs, place.position).taken.any(dim=1).numpy()
+        taken = Alignment.at(runs, place.position).taken
+        there = taken.any(dim=1).numpy()
         weights[:, i] -= weights[:, i][:, there].mean(axis=1, keepdims=True)
         weights[:, i][:, ~there] = 0.0
+        # A state depends on its own and earlier tokens only.
+        if len(_beginnings(runs.target_rows, taken)) < 2:
+            weights[:, i] = np.nan
 
     def means(chosen: list[int], part: PatchRuns) -> list[Tensor]:
         with keeping([place.taken for place in places], part.target_rows) as states:
@@ -194,6 +203,15 @@ def random_move(
         return moved
 
     return move
+
+
+def _beginnings(rows: Sequence[Tokens], taken: Bool[Tensor, "batch token"]) -> set[tuple[int, ...]]:
+    """The distinct beginnings of the rows, each up to its last token in ``taken``."""
+    return {
+        row.ids[: len(row) - len(columns) + int(columns.nonzero().max()) + 1]
+        for row, columns in zip(rows, taken, strict=True)
+        if columns.any()
+    }
 
 
 def _mean_state(states: Hidden, taken: Tensor) -> Float[Tensor, "batch width"]:
