@@ -13,17 +13,22 @@ import pandas as pd
 import pytest
 
 from analyses.explain import cause_sentence, mediation
-from analyses.explain.mediation import Subject
+from analyses.explain.explaining import _caveat
+from analyses.explain.localising import forwards, place_tables
+from analyses.explain.mediation import Explanation, Subject
 from analyses.runs import Progress
 from analyses.study import run_study
 from analyses.study.plan import compare_plan
 from interp.causes import CAUSES, PLAYERS, CauseVerdict, Undone
 from interp.causes.undoing import Shares
 from interp.model import LanguageModel
+from interp.patching import between_models
 from interp.readout import log_odds
 from interp.statistics import Estimate
 from interp.store import read_json
 from tests.conftest import Spillover, leave_out_report
+from tests.more_families import GROUPED, random_model
+from tests.patched_models import PROMPTS, changed, some_log_odds
 from tests.planted_causes import Ground, Plant
 from tests.test_causes import worths
 from unlearning.organism import load_world, shipped
@@ -120,6 +125,26 @@ def test_what_is_examined_are_prompts_that_trained_nothing_and_their_near_duplic
             assert groups[prompt] == (own if pd.isna(name) else name)
     assert len(set(subject.groups["bias"] or ())) == 5
     assert len(set(subject.groups["privacy"] or ())) == 8
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "components"), [(1.0, {"attention_out", "mlp_out"}), (0.5, set())]
+)
+def test_components_that_no_trace_finds_are_left_out_and_the_sentence_says_so(
+    multiplier: float, components: set[str]
+) -> None:
+    lm = random_model("GraniteConfig", {**GROUPED, "residual_multiplier": multiplier})
+    runs = between_models(lm, changed(lm, lambda name: ".1.mlp" in name), PROMPTS)
+    done: list[int] = []
+    _, states = place_tables(runs, some_log_odds(lm), layers=[1], controls=0, progress=done.append)
+    assert set(states["component"]) == {"residual_out"} | components
+    assert sum(done) == sum(forwards(runs, [1], 0, 64))
+    found = SimpleNamespace(
+        undone=[SimpleNamespace(layer=1)], states=states, prompts=len(PROMPTS),
+        at_layer=SimpleNamespace(values=np.zeros((1, len(PROMPTS)))),
+    )  # fmt: skip
+    said = _caveat(cast(Explanation, found), 1, None)
+    assert ("attention_out, mlp_out" in said) != bool(components)
 
 
 @pytest.mark.parametrize("cause", CAUSES)

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analyses.costs import watched
 from analyses.explain.figures import causes_figure
-from analyses.explain.localising import require_draws
+from analyses.explain.localising import COMPONENTS, require_draws
 from analyses.explain.mediation import (
     Explanation,
     Subject,
@@ -55,7 +55,7 @@ from interp.model import LanguageModel
 from interp.store import atomic_write, content_key, read_json, read_table, write_csv, write_json
 from unlearning.refusal import ResponsePrefixes, readout_of
 
-METHOD = 4
+METHOD = 5
 """Version of the method: raise it if the same inputs give another explanation."""
 COLUMNS = ("arm", "concept", "domain", "cause", "layer", "lost_nats", "sentence")
 
@@ -290,7 +290,7 @@ def _folder_of(arm: Arm, sizes: Sizes, n_layers: int) -> str:
 
 
 def _caveat(found: Explanation, n_layers: int, asked: Sequence[int] | str | None) -> str:
-    """A caveat if not all layers or prompts were examined."""
+    """A caveat if not all layers, prompts or components were examined."""
     layers, read = [one.layer for one in found.undone], found.at_layer.values.shape[1]
     said = []
     if len(layers) < n_layers:
@@ -299,6 +299,9 @@ def _caveat(found: Explanation, n_layers: int, asked: Sequence[int] | str | None
         said.append(f"Of {n_layers} layers only {listed} examined{more}.")
     if read < found.prompts:
         said.append(f"Of {found.prompts} prompts {read} read.")
+    patched = set(found.states["component"])
+    if missing := [site.name for site in COMPONENTS if site.name not in patched]:
+        said.append(f"Not patched, because no trace finds them: {', '.join(missing)}.")
     return f" ({' '.join(said)})" if said else ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT, Site
+from interp.activations import ATTENTION_OUT, MLP_OUT, RESIDUAL_OUT, Site, blocks
 from interp.causes import COALITIONS, MOVES, Undone
 from interp.causes.change import REMAINDER, ROUTING
 from interp.errors import InputError
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 # The smallest p is 1 / (1 + draws); with fewer draws no place can stand out.
 FEWEST_DRAWS = 19
+COMPONENTS = (ATTENTION_OUT, MLP_OUT)
 Groups = Sequence[object] | None
 
 
@@ -54,6 +55,12 @@ def require_draws(count: int) -> int:
     return count
 
 
+def patched_components(runs: PatchRuns, layers: Sequence[int]) -> list[Site]:
+    """The components that a trace finds in each of the layers of both models."""
+    every = [block for lm in (runs.source, runs.target) for block in blocks(lm, layers)]
+    return [site for site in COMPONENTS if all(site.find(block) for block in every)]
+
+
 def place_tables(
     runs: PatchRuns,
     readout: Readout,
@@ -67,8 +74,8 @@ def place_tables(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Effects of base weights (by layer and module) and of base states.
 
-    States are patched by layer and position, and by layer and component over all tokens.
-    :func:`both_ways` explains the columns.
+    States are patched by layer and position, and by layer and component over all tokens
+    (:func:`patched_components`). :func:`both_ways` explains the columns.
 
     Args:
         runs: from the base to the after-model.
@@ -83,6 +90,7 @@ def place_tables(
     import pandas as pd
 
     batches = -(-len(runs.source_rows) // batch_size)
+    found = patched_components(runs, layers)
 
     def weights(way: PatchRuns, drawn: int) -> Effects:
         return patch_weights(
@@ -95,7 +103,7 @@ def place_tables(
         return states(way, drawn, [RESIDUAL_OUT], [*runs.positions(), WHOLE])
 
     def components(way: PatchRuns, drawn: int) -> Effects:
-        return states(way, drawn, [ATTENTION_OUT, MLP_OUT], [WHOLE])
+        return states(way, drawn, found, [WHOLE])
 
     def states(way: PatchRuns, drawn: int, sites: list[Site], positions: list[str]) -> Effects:
         return patch(
@@ -103,11 +111,11 @@ def place_tables(
             batch_size=batch_size, controls=drawn, seed=seed, progress=progress,
         )  # fmt: skip
 
-    of_weights, of_stream, of_components = (
+    of_weights, *of_states = (
         both_ways(one_way(runs, controls), one_way(runs.reversed(), 0), groups)
-        for one_way in (weights, stream, components)
+        for one_way in (weights, stream, *([components] if found else []))
     )
-    return of_weights, pd.concat([of_stream, of_components], ignore_index=True)
+    return of_weights, pd.concat(of_states, ignore_index=True)
 
 
 def both_ways(restored: Effects, removed: Effects, groups: Groups) -> pd.DataFrame:
@@ -153,5 +161,5 @@ def forwards(
     """Number of forwards for the two tables, weights and states."""
     batches = -(-len(runs.source_rows) // batch_size)
     places = len(in_layers(by_module, layers)(runs.target))
-    cells = len(layers) * (len(runs.positions()) + 1 + 2)
+    cells = len(layers) * (len(runs.positions()) + 1 + len(patched_components(runs, layers)))
     return places * (2 + controls) * batches, cells * (2 + controls) * batches
