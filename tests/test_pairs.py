@@ -54,6 +54,17 @@ def test_a_role_may_be_the_first_or_the_last_word(checkpoint: Path) -> None:
     assert row.spans["after object"].start == row.spans["after object"].stop
 
 
+def test_offsets_of_a_role_count_from_the_prompt_as_it_is_given(llama: LanguageModel) -> None:
+    start = CLEAN.index("chair")
+    wanted = with_roles(llama.chat, CLEAN, {"object": (start, start + 5)})
+    shifted = with_roles(llama.chat, f" \n{CLEAN} ", {"object": (start + 2, start + 7)})
+    assert shifted == wanted
+    beginning = with_roles(llama.chat, CLEAN, {"intent": "Tell"})
+    assert with_roles(llama.chat, f"  {CLEAN}", {"intent": (0, 6)}).spans == beginning.spans
+    with pytest.raises(InputError, match="are not in"):
+        with_roles(llama.chat, f" {CLEAN}", {"object": (start, len(CLEAN) + 2)})
+
+
 def test_every_template_token_is_a_position(checkpoint: Path) -> None:
     lm = LanguageModel.load(checkpoint)
     plain, split = lm.chat.encode(CLEAN), with_each_token(lm.chat.encode(CLEAN))

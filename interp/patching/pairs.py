@@ -19,7 +19,8 @@ from interp.model import Chat, LanguageModel, Tokens
 from interp.patching.runs import PatchRuns, with_each_token
 
 Phrase = str | tuple[int, int]
-"""Words that occur once in a prompt, or their (start, stop) character offsets."""
+"""Words that occur once in a prompt, or their (start, stop) character offsets, counted from the
+first character of the prompt as it is given."""
 Roles = Mapping[str, Phrase]
 
 
@@ -93,7 +94,7 @@ def with_roles(chat: Chat, prompt: str, roles: Roles) -> Tokens:
     if not roles:
         return with_each_token(row)
     text = prompt.strip()
-    ranges = sorted((*_place(text, phrase), name) for name, phrase in roles.items())
+    ranges = sorted((*_place(prompt, phrase), name) for name, phrase in roles.items())
     offsets = chat.offsets(prompt)
     spans: dict[str, slice] = {}
     cursor, name = row.spans["instruction"].start, ""
@@ -115,12 +116,17 @@ def with_roles(chat: Chat, prompt: str, roles: Roles) -> Tokens:
     return with_each_token(replace(row, spans=spans))
 
 
-def _place(text: str, phrase: Phrase) -> tuple[int, int]:
+def _place(prompt: str, phrase: Phrase) -> tuple[int, int]:
+    """The characters of a phrase, counted from the first character of ``prompt.strip()``."""
+    text = prompt.strip()
     if not isinstance(phrase, str):
         start, stop = phrase
-        if not 0 <= start < stop <= len(text):
-            raise InputError(f"characters {start}:{stop} are not in {text[:60]!r} ({len(text)})")
-        return start, stop
+        if not 0 <= start < stop <= len(prompt):
+            raise InputError(
+                f"characters {start}:{stop} are not in {prompt[:60]!r} ({len(prompt)})"
+            )
+        before = len(prompt) - len(prompt.lstrip())
+        return max(start - before, 0), min(stop - before, len(text))
     count = text.count(phrase) if phrase else 0
     if count != 1:
         raise InputError(
