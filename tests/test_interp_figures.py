@@ -134,6 +134,7 @@ def test_latex_table_has_a_line_per_label_and_greys_what_the_figure_greys(
     assert rows[0].endswith(f"{similarity.reliability[1, 0]:.2f} \\\\")
     assert table.count("{") == table.count("}")
     assert similarity.to_latex() == table  # the last layer
+    assert "gray" not in replace(similarity, no_null="one class").to_latex(9)
 
 
 def test_similarity_by_layer_has_a_panel_per_pair(similarity: SimilarityMap) -> None:

@@ -43,7 +43,7 @@ def heatmap_figure(similarity: SimilarityMap, layers: Sequence[int] | None = Non
     )
     return layer_heatmaps(
         similarity.value[places],
-        (similarity.defined if similarity.no_null else similarity.outside_null)[places],
+        similarity.clear[places],
         [similarity.layers[place] for place in places],
         [label.replace("_", " ") for label in similarity.labels],
         limits=similarity.limits,

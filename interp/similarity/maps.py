@@ -159,6 +159,11 @@ class SimilarityMap:
         with np.errstate(invalid="ignore"):
             return self.defined & (self.p_corrected < SIGNIFICANT)
 
+    @property
+    def clear(self) -> Bool[np.ndarray, "layer label label"]:
+        """Cells that are not grey: those outside the null; without a null, those defined."""
+        return self.defined if self.no_null else self.outside_null
+
     def at(self, layer: int) -> int:
         """The index of a layer.
 
@@ -234,9 +239,7 @@ class SimilarityMap:
         chosen = layers if layer is None else [layer]
         if not interactive:
             return heatmap_figure(self, chosen)
-        table = self.to_dataframe().assign(
-            clear=(self.defined if self.no_null else self.outside_null).ravel()
-        )
+        table = self.to_dataframe().assign(clear=self.clear.ravel())
         if chosen is not None:
             table = table[table["layer"].isin([self.layers[self.at(name)] for name in chosen])]
         # The similarity of a label with itself carries no information.
@@ -250,7 +253,7 @@ class SimilarityMap:
         if not np.isfinite(value):
             return "--"
         number = f"${value:.2f}$"
-        if a == b or self.outside_null[depth, a, b]:
+        if a == b or self.clear[depth, a, b]:
             return number
         return rf"\textcolor{{gray}}{{{number}}}"
 
