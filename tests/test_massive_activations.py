@@ -17,7 +17,7 @@ from interp.activations.massive import FACTOR, is_massive
 from interp.activations.positions import every_token
 from interp.errors import InputError
 from interp.interventions import ablate, add, orthogonalise, set_component
-from interp.model import LanguageModel, Tokens
+from interp.model import LanguageModel, Tokens, context_length
 from tests.patched_models import PROMPTS, last_logits, random_direction
 
 LAYER = 1  # after which the state is massive
@@ -78,6 +78,18 @@ def test_such_tokens_are_found_and_named(llama: LanguageModel) -> None:
     assert found and set(table["index"]) == {0} and set(table["prompt"]) == {0, 1, 2, 3}
     assert set(table["layer"]) == {2, 3} and (table["ratio"] > FACTOR).all()
     assert repr(again.tokenizer.decode([again.chat.encode("x").ids[0]])) in str(found)
+
+
+def test_long_prompts_are_examined_to_their_ends(llama: LanguageModel) -> None:
+    row = llama.chat.encode("so " * 100)
+    (delimiter,) = llama.tokenizer.encode(DELIMITER, add_special_tokens=False)
+    row = Tokens((*row.ids, delimiter), {})
+    assert len(row) > 100
+    with planted(llama, DELIMITER):
+        table = massive_activations(llama, [row]).to_dataframe()
+    assert set(table["index"]) == {0, len(row) - 1}
+    beyond = massive_activations(llama, [Tokens(row.ids * 20, {})])
+    assert beyond.norms[0].shape[1] == context_length(llama.model.config) < 20 * len(row)
 
 
 EDITS: dict[str, Callable[..., AbstractContextManager[None]]] = {

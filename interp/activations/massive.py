@@ -36,7 +36,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.activations.collection import encoded_all
-from interp.model import LanguageModel, Tokens, hidden_into, hidden_of, probing, undisturbed
+from interp.model import (
+    LanguageModel,
+    Tokens,
+    context_length,
+    hidden_into,
+    hidden_of,
+    probing,
+    stopping_after,
+    undisturbed,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +53,7 @@ if TYPE_CHECKING:
 # Ordinary tokens stay within a factor of 2 to 4 of their layer's median; massive ones are found at
 # 30 to 150 times it.
 FACTOR = 10.0
-MOST_TOKENS = 64  # of a sentence
+MOST_TOKENS = 64  # of a neutral sentence in its template
 SENTENCES = (
     "How do I bake bread at home? I have flour, water, salt and some yeast.",
     "The train left the station at nine. It was late, but nobody on it seemed to mind.",
@@ -142,7 +151,8 @@ def massive_activations(
 
     Args:
         lm: the model, without its active interventions.
-        texts: prompts, or tokens from ``lm.chat.encode``; a few neutral sentences by default.
+        texts: prompts, or tokens from ``lm.chat.encode``; a few neutral sentences by default. Of a
+            prompt longer than the model's context, its beginning is read.
 
     Returns:
         ``str()`` names the tokens and layers; ``bool()`` tells whether there are any;
@@ -168,7 +178,7 @@ def stream_norms(lm: LanguageModel) -> StreamNorms:
 
 def _reference(lm: LanguageModel) -> tuple[StreamNorms, MassiveActivations]:
     if "stream norms" not in lm.found_out:
-        rows = [lm.chat.encode(text) for text in SENTENCES]
+        rows = [Tokens(lm.chat.encode(text).ids[:MOST_TOKENS], {}) for text in SENTENCES]
         parts = [_norms(lm, row) for row in rows]
         into, out = (
             tuple(np.median(np.concatenate(side, axis=1), axis=1).tolist())
@@ -223,7 +233,7 @@ def _norms(
     def after(layer: int, _module: Any, _inputs: Any, output: Any) -> None:
         out[layer] = _lengths(hidden_of(output))
 
-    shortened = Tokens(row.ids[: _longest(lm)], {})
+    shortened = Tokens(row.ids[: context_length(lm.model.config)], {})
     with ExitStack() as stack:
         stack.enter_context(undisturbed(lm.model))
         stack.enter_context(probing())
@@ -231,17 +241,13 @@ def _norms(
             hook = layer.register_forward_pre_hook(partial(before, i), with_kwargs=True)
             stack.callback(hook.remove)
             stack.callback(layer.register_forward_hook(partial(after, i)).remove)
+        stack.enter_context(stopping_after(lm.layers[-1]))
         # All columns: some models give their last layers only the kept ones (Gemma 4).
         lm.logits(lm.chat.pad([shortened], lm.device), keep=len(shortened))
     return (
         np.stack([into[i].cpu().numpy() for i in range(lm.n_layers)]),
         np.stack([out[i].cpu().numpy() for i in range(lm.n_layers)]),
     )
-
-
-def _longest(lm: LanguageModel) -> int:
-    limit = getattr(lm.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return min(MOST_TOKENS, limit or MOST_TOKENS)
 
 
 def _lengths(states: Tensor) -> Float[Tensor, " token"]:

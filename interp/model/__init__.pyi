@@ -15,6 +15,7 @@ from .chat import Batch as Batch
 from .chat import Chat as Chat
 from .chat import Tokens as Tokens
 from .chat import require_vocabulary as require_vocabulary
+from .context import context_length as context_length
 from .context import require_room as require_room
 from .entry import CannotEnter as CannotEnter
 from .entry import container_of as container_of
