@@ -17,6 +17,7 @@ from interp.activations.massive import FACTOR, is_massive
 from interp.activations.positions import every_token
 from interp.errors import InputError
 from interp.interventions import ablate, add, orthogonalise, set_component
+from interp.interventions.affine import token_means
 from interp.model import LanguageModel, Tokens, context_length
 from tests.patched_models import PROMPTS, last_logits, random_direction
 
@@ -121,6 +122,24 @@ def test_without_such_tokens_nothing_is_different(checkpoint: Path) -> None:
         wanted = last_logits(lm)
     with ablate(lm, random_direction()):
         assert torch.equal(last_logits(lm), wanted)
+
+
+def test_means_of_prompts_leave_them_out_where_they_are_massive(llama: LanguageModel) -> None:
+    (delimiter,) = llama.tokenizer.encode(DELIMITER, add_special_tokens=False)
+    rows = [llama.chat.encode(prompt) for prompt in PROMPTS]
+    assert any(delimiter in row.ids for row in rows)
+    wanted = []
+    with planted(llama, DELIMITER):
+        found = token_means(llama, rows, ending=2, batch_size=3).means
+        for row in rows:
+            whole = Tokens(row.ids, {"all": slice(0, len(row))})
+            found_at = collect(llama, [whole], positions=every_token("all"), sites=[RESIDUAL_IN])
+            states = found_at.sites["residual_in"][0]
+            means = states[:, 1:-2].mean(axis=1)
+            ordinary = np.array(row.ids[1:-2]) != delimiter
+            means[LAYER + 1 :] = states[LAYER + 1 :, 1:-2][:, ordinary].mean(axis=1)
+            wanted.append(np.concatenate([means[:, None], states[:, -2:]], axis=1))
+    assert found == pytest.approx(np.mean(wanted, axis=0), rel=1e-4, abs=1e-4)
 
 
 def test_padding_batches_and_a_cache_do_not_matter(llama: LanguageModel) -> None:

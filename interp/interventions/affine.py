@@ -9,7 +9,7 @@ direction or subspace and the mean :math:`\mu`,
 The mean differs between layers and tokens. :class:`TokenMeans` holds one for each layer and place:
 every token after the instruction has its own, all earlier tokens share one, and tokens of the
 response take that of the prompt's last token. The edit acts at the input of every layer from a
-given one on. It spares tokens of massive activation.
+given one on. It spares tokens of massive activation, and the means leave them out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations import RESIDUAL_IN, Window, collect, known_beginning, selecting
+from interp.activations import (
+    RESIDUAL_IN,
+    Window,
+    is_massive,
+    known_beginning,
+    points,
+    selecting,
+    stream_norms,
+)
 from interp.errors import InputError
 from interp.interventions.edits import Vectors, orthonormal_basis
 from interp.interventions.steering import intervene
-from interp.model import LanguageModel, Tokens
+from interp.model import (
+    Hidden,
+    LanguageModel,
+    Tokens,
+    map_in_batches,
+    reading,
+    stopping_after,
+    undisturbed,
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +52,10 @@ class TokenMeans:
     """Mean states of prompts at the input of every layer, by the token's place.
 
     Attributes:
-        means: place 0 holds all tokens before the last ``places - 1``; the others are counted from
-            the prompt's end, so the last place is the prompt's last token. In float64.
+        means: place 0 holds the ordinary tokens before the last ``places - 1``: neither the first
+            one nor those of massive activation at the layer, unless a prompt has no others. The
+            other places are counted from the prompt's end, so the last place is the prompt's last
+            token. In float64.
     """
 
     means: Float[np.ndarray, "layer place d_model"]
@@ -66,14 +84,31 @@ def token_means(
     if not 0 < ending < shortest:
         raise InputError(f"means of the last {ending} tokens of prompts of {shortest} or more")
 
-    def positions(row: Tokens) -> list[slice]:
-        first = len(row) - ending
-        # The first token reads no other one, and is often massive.
-        earlier = slice(1, first) if first > 1 else slice(0, first)
-        return [earlier, *(slice(i, i + 1) for i in range(first, len(row)))]
+    (entries,) = points(lm, range(lm.n_layers), [RESIDUAL_IN])
+    norms = stream_norms(lm)
 
-    found = collect(lm, rows, positions=positions, sites=[RESIDUAL_IN], batch_size=batch_size)
-    return TokenMeans(found[RESIDUAL_IN].mean(axis=0, dtype=np.float64))
+    def read(chosen: list[int]) -> Float[Tensor, "chosen layer place d_model"]:
+        batch = lm.chat.pad([rows[i] for i in chosen], lm.device)
+        earlier = batch.attention_mask[:, :-ending, None].bool()
+        # The first token reads no other one, and is often massive.
+        later = batch.position_ids[:, :-ending, None] > 0
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int, hidden: Hidden) -> None:
+            states = hidden.reshape(*batch.input_ids.shape, -1)
+            states = states.to(torch.promote_types(states.dtype, torch.float32))
+            begun, ended = states[:, :-ending], states[:, -ending:]
+            ordinary = later.to(begun.device) & ~is_massive(begun, norms.limit_into(layer))
+            counted = ordinary | earlier.to(begun.device) & ~ordinary.any(dim=1, keepdim=True)
+            mean = torch.where(counted, begun, 0).sum(dim=1) / counted.sum(dim=1)
+            found[layer] = torch.cat([mean[:, None], ended], dim=1).cpu()
+
+        with undisturbed(lm.model), reading(entries, keep), stopping_after(lm.layers[-1]):
+            lm.model(**lm.inputs(batch), use_cache=False)
+        return torch.stack([found[layer] for layer in range(lm.n_layers)], dim=1)
+
+    states = map_in_batches(read, rows, batch_size, together=lm.together(rows))
+    return TokenMeans(torch.stack(states).mean(dim=0, dtype=torch.float64).numpy())
 
 
 @contextmanager
