@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from interp.activations import (
     head_count,
     points,
 )
+from interp.activations.dissection import dissect
 from interp.activations.sites import RESIDUAL_MID, SITES
 from interp.errors import InputError
 from interp.model import LanguageModel, Point, writing
@@ -33,6 +35,10 @@ Checkpoints = Callable[[str], Path]
 
 PROMPTS = ("Why?", "Which tools does a carpenter need to repair a broken chair?")
 PARALLEL = {"phi", "gpt_neox"}
+
+
+def in_16_bits(lm: LanguageModel) -> LanguageModel:
+    return lm.with_model(copy.deepcopy(lm.model).bfloat16())
 
 
 def assert_adds_up(lm: LanguageModel, *, parallel: bool) -> None:
@@ -94,6 +100,36 @@ def test_a_block_that_does_more_than_add_is_refused() -> None:
     for site in (ATTENTION_OUT, MLP_OUT):
         with pytest.raises(InputError, match=f"no {site.name} that a trace"):
             collect(lm, PROMPTS, sites=[site])
+
+
+@pytest.mark.parametrize("first", [1.0, 1e4])
+def test_16_bits_and_a_massive_token_hide_no_factor(first: float) -> None:
+    lm = in_16_bits(random_model("GraniteConfig", {**GROUPED, "residual_multiplier": 0.22}))
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight[lm.chat.encode("a").ids[0]] *= first
+    assert dissect(lm, [0])[0].mlp_write is not None
+    for site in (ATTENTION_OUT, MLP_OUT):
+        with pytest.raises(InputError, match=f"no {site.name} that a trace"):
+            points(lm, range(LAYERS), [site])
+
+
+def test_outputs_that_are_changed_in_place_are_refused() -> None:
+    """Falcon adds attention's output to the MLP's, so the latter is no longer what a hook saw."""
+    lm = random_model("FalconConfig", {**WIDTH, "num_attention_heads": 4})
+    for one in (lm, in_16_bits(lm)):
+        for site in (ATTENTION_OUT, MLP_OUT):
+            with pytest.raises(InputError, match=f"no {site.name} that a trace"):
+                points(one, range(LAYERS), [site])
+
+
+def test_parts_are_found_in_16_bits(checkpoint: Path) -> None:
+    points(in_16_bits(LanguageModel.load(checkpoint)), range(LAYERS), [ATTENTION_OUT, MLP_OUT])
+
+
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_parts_are_found_in_16_bits_in_other_families(family: str) -> None:
+    lm = in_16_bits(random_model(*MORE_FAMILIES[family]))
+    points(lm, range(LAYERS), [ATTENTION_OUT, MLP_OUT])
 
 
 def test_other_attention_has_no_heads_of_ours(checkpoint_of: Checkpoints) -> None:
@@ -159,8 +195,6 @@ def test_what_are_not_heads_is_not_offered(kind: Any) -> None:
 
 def test_layers_may_differ_in_their_heads() -> None:
     """The heads are counted in the layer itself, not in the configuration."""
-    import copy
-
     lm = random_model("LlamaConfig", {**GROUPED, "num_hidden_layers": 3})
     other = copy.deepcopy(lm.model.config)
     other.num_attention_heads = 8

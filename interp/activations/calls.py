@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from interp.model import hidden_of
+from interp.model import doubled, hidden_of
 
 
 @dataclass(eq=False)
@@ -80,9 +80,17 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.numel()
 
 
-def nearly_equal(one: Tensor, other: Tensor) -> bool:
-    """Equality up to rounding; for meta tensors only the shapes can be compared."""
-    if one.shape != other.shape or one.is_meta:
-        return one.shape == other.shape
-    bound = 16 * torch.finfo(one.dtype).eps * other.norm().item()
-    return (one - other).norm().item() <= bound
+def adds_up(total: Tensor, *terms: Tensor) -> bool:
+    """Whether ``total`` is the sum of ``terms`` at every token, up to the rounding of that sum.
+
+    For meta tensors only the shapes can be compared.
+    """
+    parts = [flat(part) for part in (total, *terms)]
+    if len({part.shape for part in parts}) > 1 or total.is_meta:
+        return len({part.shape for part in parts}) == 1
+    whole, *rest = (doubled(part) for part in parts)
+    error = (whole - sum(rest)).norm(dim=-1)
+    # A rounded number is off by half an eps at most, and no partial sum is longer than all terms.
+    # Each token has its own bound: next to a massive one, all others would be rounding errors.
+    lengths = torch.stack([part.norm(dim=-1) for part in (whole, *rest)]).sum(dim=0)
+    return bool((error <= torch.finfo(total.dtype).eps / 2 * lengths).all())

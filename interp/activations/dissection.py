@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from interp.activations.calls import Call, flat, nearly_equal, same_memory, watch_calls
+from interp.activations.calls import Call, adds_up, flat, same_memory, watch_calls
 from interp.activations.heads import Heads, find_heads
-from interp.model import LanguageModel, Point, probing, stopping_after, undisturbed
+from interp.model import LanguageModel, Point, doubled, probing, stopping_after, undisturbed
 
 # In layers of other types (linear attention), the number of heads differs from the config.
 SOFTMAX_ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
@@ -136,10 +136,9 @@ def _parts(layer: Call, heads: int | None) -> Parts:
     attended, attention_out = _downstream(attention, [c for c in others if c is not mlp])
     fed, mlp_out = _downstream(mlp, others)
     parallel = same_memory(middle, layer.into)
-    with_attention = flat(layer.into) + flat(attended)
-    attention_adds = parallel or nearly_equal(with_attention, flat(middle))
-    before = with_attention if parallel else flat(middle)
-    mlp_adds = nearly_equal(before + flat(fed), flat(layer.made))
+    attention_adds = parallel or adds_up(middle, layer.into, attended)
+    before = (layer.into, attended) if parallel else (middle,)
+    mlp_adds = adds_up(layer.made, *before, fed)
     # In parallel layers there is only one sum to check.
     attention_adds = attention_adds and (mlp_adds or not parallel)
     writes = (attention_adds and mlp_adds) or (
@@ -183,8 +182,10 @@ def _downstream(call: Call, siblings: Sequence[Call]) -> tuple[Tensor, Point]:
 
 def _adds_multiple(before: Tensor, part: Tensor, after: Tensor) -> bool:
     """Whether ``after`` is ``before`` and a multiple of ``part``."""
-    before, part, after = flat(before), flat(part), flat(after)
-    if not before.shape == part.shape == after.shape or before.is_meta:
-        return before.shape == part.shape == after.shape
-    factor = ((after - before) * part).sum() / (part * part).sum()
-    return bool(factor.isfinite()) and nearly_equal(before + factor * part, after)
+    old, added, new = (doubled(flat(states)) for states in (before, part, after))
+    if not old.shape == added.shape == new.shape:
+        return False
+    # Without the weights a massive token's rounding errors would decide.
+    weights = new.square().sum(dim=-1, keepdim=True).reciprocal()
+    factor = (weights * (new - old) * added).sum() / (weights * added.square()).sum()
+    return adds_up(after, before, factor * added)
