@@ -64,7 +64,7 @@ SCHEMAS = {
     "rescaling": 1,  # scores along the scaled weight change
     "tasks": 1,  # scores on tasks
     "causes": 1,  # explanations of lost refusals
-    "predictions": 1,  # predictors of leakage, with their kernels
+    "predictions": 2,  # predictors of leakage, with their kernels
     "gate": 1,  # what was read under the direction gate's edits
     "identity": 1,  # names of contents that no result is looked up by
 }

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
+from analyses.predict import Evidence
 from analyses.predict.gradients import (
     Gradients,
     Scalar,
@@ -107,11 +109,42 @@ def test_answers_to_one_prompt_are_no_new_prompts(lm: LanguageModel) -> None:
     """Sampled refusals repeat prompts: they share a group, so the jackknife does not shrink."""
     rows = rows_of(lm)["one"]
     once = mean_gradients(lm, rows, score)
-    thrice = mean_gradients(lm, rows * 3, score, prompts=PROMPTS["one"] * 3)
+    thrice = mean_gradients(lm, rows * 3, score, prompts=[*range(4)] * 3)
     for name in once.of:
         torch.testing.assert_close(once.of[name], thrice.of[name], rtol=1e-4, atol=1e-6)
     with pytest.raises(InputError, match="3 prompts cannot make 4 groups"):
-        mean_gradients(lm, rows * 3, score, prompts=["a", "b", "c"] * 4)
+        mean_gradients(lm, rows * 3, score, prompts=[0, 1, 2] * 4)
+
+
+@pytest.mark.parametrize("arranged", ["answered first", "rows repeated"])
+def test_a_prompt_s_refusal_is_never_multiplied_with_its_own_log_odds(
+    checkpoint_of: Callable[[str], Path], arranged: str
+) -> None:
+    """One numbering of prompts for both: kernels ignore where the answered prompt stands."""
+    settings = TrainingSettings(trained="lora", lora_rank=4, lora_alpha=4)
+
+    def load() -> LanguageModel:
+        return LanguageModel.load(checkpoint_of("qwen2"))
+
+    texts = [*PROMPTS["one"], *PROMPTS["two"], "What is rain?"]
+    rows = pd.DataFrame({"prompt": texts, "domain": "safety", "label": "harmful", "response": "no"})
+    rows["class"] = ["refusal"] * 8 + ["answer"]
+    rows = rows.assign(ids=[[5, 9, 11]] * 9, id=texts)
+    moved = rows.iloc[[8, *range(8)]] if arranged == "answered first" else pd.concat([rows, rows])
+
+    def kernels(responses: pd.DataFrame) -> list[float]:
+        refused = {"safety": responses[responses["class"] == "refusal"]}
+        evidence = Evidence(
+            load(), lambda: prepare_in_place(load(), settings), responses, DEEP, refused
+        )
+        found = [
+            evidence.objective_products.kernel(),
+            evidence.objective_kernel_of_adapters,
+            evidence.objective_kernel_of_all_weights,
+        ]
+        return [float(one.values[0, 0]) for one in found]
+
+    assert kernels(moved) == pytest.approx(kernels(rows), rel=1e-3)
 
 
 @pytest.mark.parametrize("readout", [score, partial(refusal_log_odds, prefixes=DEEP)])

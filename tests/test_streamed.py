@@ -67,9 +67,9 @@ def stored(lm: LanguageModel, sources: Side, targets: Side) -> Kernel:
     return products_of(*found).kernel()
 
 
-def _prompts(times: int) -> dict[str, list[str]]:
-    """The prompt of each row, where the rows are repeated."""
-    return {domain: list(texts) * times for domain, texts in PROMPTS.items()}
+def _prompts(times: int) -> dict[str, list[int]]:
+    """The number of each row's prompt, where the rows are repeated."""
+    return {domain: [*range(len(texts))] * times for domain, texts in PROMPTS.items()}
 
 
 def same(one: Kernel, other: Kernel) -> None:

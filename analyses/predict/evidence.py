@@ -6,7 +6,7 @@ use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -203,7 +203,11 @@ class Evidence:
         """∇m_b of one domain."""
         self.say(f"gradients: refusal log-odds of {domain}")
         found, self._reads[domain] = prompt_gradients(
-            self.untrained, self._prompts[domain], self.read_log_odds, batch_size=self.batch_size
+            self.untrained,
+            self._prompts[domain],
+            self.read_log_odds,
+            prompts=self._numbers(domain, self.harmful[domain]["prompt"]),
+            batch_size=self.batch_size,
         )
         return found
 
@@ -221,7 +225,7 @@ class Evidence:
             self.untrained,
             rows,
             _summed_log_prob,
-            prompts=self._deflected[domain],
+            prompts=self._numbers(domain, self._deflected[domain]),
             batch_size=self.batch_size,
         )
         if self.sources == (domain,):
@@ -230,8 +234,9 @@ class Evidence:
 
     def groups_of_deflections(self, domain: str) -> dict[str, int]:
         """The group of :meth:`gradients_of_deflections` that each prompt's refusals belong to."""
-        prompts = pd.unique(pd.Series(self._deflected[domain]))
-        return {prompt: number % GROUPS for number, prompt in enumerate(prompts)}
+        prompts = self._deflected[domain]
+        numbers = self._numbers(domain, prompts)
+        return {prompt: n % GROUPS for prompt, n in zip(prompts, numbers, strict=True)}
 
     @cached_property
     def objective_kernel_of_all_weights(self) -> Kernel:
@@ -255,12 +260,14 @@ class Evidence:
 
     def _streamed(self, sketch: Sketch | None) -> Kernel:
         rows = {d: self._deflections(d) for d in self.targets}
-        refusals = Side(rows, _summed_log_prob, {d: self._deflected[d] for d in self.targets})
+        deflected = {d: self._numbers(d, self._deflected[d]) for d in self.targets}
+        asked = {d: self._numbers(d, each["prompt"]) for d, each in self.harmful.items()}
+        refusals = Side(rows, _summed_log_prob, deflected)
         by_text = self.prefixes is None
         found = streamed_kernel(
             self.lm,
             refusals,
-            refusals if by_text else Side(self._prompts, self.read_log_odds),
+            refusals if by_text else Side(self._prompts, self.read_log_odds, asked),
             batch_size=self.batch_size,
             sketch=sketch,
         )
@@ -297,6 +304,18 @@ class Evidence:
     def _deflected(self) -> Mapping[str, list[str]]:
         """The prompt of each deflection; a prompt has several where refusals were sampled."""
         return {d: list(rows.head(MOST_PROMPTS)["prompt"]) for d, rows in self.deflections.items()}
+
+    def _numbers(self, domain: str, prompts: Iterable[str]) -> list[int]:
+        """The number of every prompt, the same for its refusals and its log-odds.
+
+        A prompt is then in one group on both sides of a product. Prompts with both come first, and
+        each side's other prompts follow, so that the groups of both sides are balanced.
+        """
+        deflected, asked = self._deflected[domain], list(self.harmful[domain]["prompt"])
+        both = [prompt for prompt in deflected if prompt in asked]
+        orders = [dict.fromkeys([*both, *side]) for side in (deflected, asked)]
+        found = {prompt: number for order in orders for number, prompt in enumerate(order)}
+        return [found[prompt] for prompt in prompts]
 
     def _deflections(self, domain: str) -> list[Tokens]:
         self.require_target(domain)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -54,14 +53,15 @@ class PromptReads:
 
 
 def in_groups(
-    rows: Sequence[Tokens], groups: int, prompts: Sequence[object] | None = None, of: str = ""
+    rows: Sequence[Tokens], groups: int, prompts: Sequence[int] | None = None, of: str = ""
 ) -> list[list[Tokens]]:
     """The rows of each group. Prompts take the groups in turn; rows of one prompt share a group.
 
     Args:
-        rows: to divide; each is one prompt by default.
+        rows: to divide.
         groups: number of groups.
-        prompts: the prompt of each row.
+        prompts: the number of each row's prompt, from 0; None: each row is one prompt. Gradients
+            that are multiplied with one another need one numbering of their prompts.
         of: what the prompts are of, for the error.
 
     Raises:
@@ -75,7 +75,7 @@ def mean_gradients(
     rows: Sequence[Tokens],
     scalar: Scalar,
     *,
-    prompts: Sequence[object] | None = None,
+    prompts: Sequence[int] | None = None,
     groups: int = GROUPS,
     batch_size: int = 32,
 ) -> Gradients:
@@ -98,6 +98,7 @@ def prompt_gradients(
     rows: Sequence[Tokens],
     scalar: Scalar,
     *,
+    prompts: Sequence[int] | None = None,
     groups: int = GROUPS,
     batch_size: int = 32,
 ) -> tuple[Gradients, PromptReads]:
@@ -107,7 +108,7 @@ def prompt_gradients(
         InputError: as in :func:`mean_gradients`.
     """
     passes = _Passes(lm, rows, scalar, _trainable(lm), reads=True)
-    passes.run(_members(len(rows), groups), batch_size)
+    passes.run(_members(len(rows), groups, prompts), batch_size)
     return Gradients(passes.gradients), passes.found
 
 
@@ -223,13 +224,14 @@ def _trainable(lm: LanguageModel) -> dict[str, nn.Parameter]:
 
 
 def _members(
-    rows: int, groups: int, prompts: Sequence[object] | None = None, of: str = ""
+    rows: int, groups: int, prompts: Sequence[int] | None = None, of: str = ""
 ) -> list[list[int]]:
     """The numbers of each group's rows."""
-    numbers, different = pd.factorize(np.array(range(rows) if prompts is None else prompts))
-    if len(different) < groups:
+    numbers = np.array(range(rows) if prompts is None else prompts)
+    found = [np.flatnonzero(numbers % groups == group).tolist() for group in range(groups)]
+    if not all(found):
         raise InputError(
-            f"{len(different)} prompts{of and f' of {of}'} cannot make {groups} groups; give more "
-            "prompts"
+            f"{len(set(numbers))} prompts{of and f' of {of}'} cannot make {groups} groups; give "
+            "more prompts"
         )
-    return [np.flatnonzero(numbers % groups == group).tolist() for group in range(groups)]
+    return found

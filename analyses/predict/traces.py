@@ -25,12 +25,12 @@ from interp.model import Tokens
 class Side:
     """Rows of every domain, and the scalar whose mean over them is differentiated.
 
-    ``prompts`` names the prompt of each row, of the domains in which a prompt has several rows.
+    ``prompts`` numbers the prompt of each row; without it, each row of a domain is one prompt.
     """
 
     rows: Mapping[str, Sequence[Tokens]]
     scalar: Scalar
-    prompts: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    prompts: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def in_groups(self, domain: str, groups: int) -> list[list[Tokens]]:
         """The rows of each group of a domain (:func:`analyses.predict.gradients.in_groups`).
