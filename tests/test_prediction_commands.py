@@ -52,6 +52,7 @@ from analyses.training_options import TrainingOptions
 from interp.errors import InputError
 from interp.store import write_json
 from tests.conftest import Spillover
+from tests.synthetic_run import write_run
 from unlearning.organism import RECIPES, load_world, shipped
 from unlearning.refusal import find_prefixes
 
@@ -164,7 +165,7 @@ def test_a_model_organism_that_the_choices_were_made_on_is_known_by_its_seed(
 
 @pytest.mark.slow
 def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) -> None:
-    [world] = load_worlds([run])
+    [world] = load_worlds(LeakageMatrix.load([run]))
     assert world.layers == 5 and np.isnan(world.reliability)
     for matrix in world.predictions.values():
         assert matrix.shape == (7, 7)
@@ -208,6 +209,19 @@ def test_a_planned_tournament_names_its_worlds_and_refuses_those_chosen_on(
     for more in ([], ["--dry-run"]):
         code, _, said = spillover("tournament", "--choices", "choices.json", *more)
         assert (code, said.startswith("error: run-204: the choices")) == (2, True)
+
+
+def test_a_world_counts_once(spillover: Spillover, tmp_path: Path) -> None:
+    """A table and a copy of it, or a table and the folder of one of its runs."""
+    rng = np.random.default_rng(8)
+    write_worlds([planted_world(rng, f"world-{i}", 0.5) for i in range(3)], tmp_path / "a.parquet")
+    shutil.copy(tmp_path / "a.parquet", tmp_path / "b.parquet")
+    write_run(tmp_path / "world-1", concepts=("safety",), weights=())
+    for again in ("b.parquet", "world-1"):
+        for more in ([], ["--dry-run"], ["--choose", "choices.json"]):
+            code, _, said = spillover("tournament", "a.parquet", again, *more)
+            assert code == 2 and "world-1" in said and "give each world once" in said
+    assert not (tmp_path / "choices.json").exists() and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

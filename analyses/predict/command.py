@@ -106,13 +106,17 @@ def tournament(
     tables = [path for path in given if path.suffix == ".parquet"]
     folders = [path for path in given if path.suffix != ".parquet"]
     worlds = [world for path in tables for world in read_worlds(path)]
+    matrix = LeakageMatrix.load(folders) if folders else LeakageMatrix({})
+    names = [*(world.name for world in worlds), *matrix.runs]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(
+            f"{', '.join(twice)}: in several of the given tables and folders; give each world once"
+        )
     if dry_run:
-        names = [world.name for world in worlds]
-        names += list(LeakageMatrix.load(folders).runs) if folders else []
         return _planned(names, None if choose else frozen, choose or out)
     if folders:
         with Progress().stage("predictions of the runs"):
-            worlds += load_worlds(folders)
+            worlds += load_worlds(matrix)
     if choose is not None:
         typer.echo(choose_on(worlds, choose, seed=seed))
         return read_choices(choose)

@@ -83,13 +83,12 @@ def at_depth(variant: str, chosen_of: int, layers: int) -> str:
     return re.sub(r"layer (\d+)", moved, variant)
 
 
-def load_worlds(folders: list[Path]) -> list[PredictedRun]:
+def load_worlds(matrix: LeakageMatrix) -> list[PredictedRun]:
     """Every run as a world; computes missing predictions.
 
     Raises:
-        InputError: a run cannot be read, or fewer than three of its sources reached the level.
+        InputError: fewer than three of a run's sources reached the level.
     """
-    matrix = LeakageMatrix.load(folders)
     return [_world(matrix, name) for name in matrix.runs]
 
 
