@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.decomposition import PCA
 
-from analyses.predict.by_state import projection_difference
+from analyses.predict.by_state import principal_subspace_overlap, projection_difference
 from analyses.predict.world import predictions_key
+from interp.similarity import subspace_overlap
 from interp.statistics import Contrast
 
 
@@ -32,6 +34,18 @@ def test_a_projection_difference_is_along_the_source_s_unit_direction() -> None:
                 np.testing.assert_allclose(
                     found[f"layer {layer}"][row, column], along[0].mean() - along[1].mean()
                 )
+
+
+def test_subspaces_of_domains_with_few_prompts_overlap_in_the_dimensions_that_they_have() -> None:
+    rng = np.random.default_rng(1)
+    states = {name: rng.normal(size=(n, 1, 12)) for name, n in (("a", 4), ("b", 6), ("c", 20))}
+    contrasts = {name: Contrast(one, one) for name, one in states.items()}
+    evidence: Any = SimpleNamespace(contrasts=contrasts, lm=SimpleNamespace(n_layers=1))
+    found = principal_subspace_overlap(evidence)
+    for k in (2, 4, 8):
+        bases = [PCA(min(k, len(one) - 1)).fit(one[:, 0]).components_ for one in states.values()]
+        expected = [[subspace_overlap(one, other) for other in bases] for one in bases]
+        np.testing.assert_allclose(found[f"k = {k}, layer 0"], expected)
 
 
 def test_predictions_are_kept_for_one_base_readout_and_way_of_training(tmp_path: Path) -> None:

@@ -83,7 +83,10 @@ def _on_components(
 
 @predictor("subspace overlap", "geometry")
 def principal_subspace_overlap(evidence: Evidence) -> Predictions:
-    """‖U_aᵀU_b‖²_F / k of the leading principal subspaces of the centred harmful states."""
+    """‖U_aᵀU_b‖²_F / k of the leading principal subspaces of the centred harmful states.
+
+    The states of n prompts have at most n − 1 dimensions; the smaller subspace's replaces k.
+    """
     return {
         f"k = {k}, {layer}": values
         for k in SUBSPACE_DIMENSIONS
@@ -92,13 +95,11 @@ def principal_subspace_overlap(evidence: Evidence) -> Predictions:
 
 
 def _overlaps(harmful: Mapping[str, States], _benign: Mapping[str, States], k: int) -> np.ndarray:
-    bases = np.array(
-        [
-            np.linalg.svd(states - states.mean(axis=0), full_matrices=False)[2][:k]
-            for states in harmful.values()
-        ]
-    )
-    return (np.einsum("aid,bjd->abij", bases, bases) ** 2).sum(axis=(2, 3)) / k
+    bases = []
+    for states in harmful.values():
+        kept = min(k, len(states) - 1)  # centring leaves one dimension fewer than prompts
+        bases.append(np.linalg.svd(states - states.mean(axis=0), full_matrices=False)[2][:kept])
+    return np.array([[((a @ b.T) ** 2).sum() / min(len(a), len(b)) for b in bases] for a in bases])
 
 
 @predictor("projection difference", "geometry")
