@@ -16,6 +16,7 @@ from analyses.reproduce import derived, published
 from analyses.reproduce.choice import grid_table
 from analyses.reproduce.comparison import difference_of
 from analyses.reproduce.entanglement import _band, entanglement, layer_of
+from analyses.reproduce.figures import entanglement_figure
 from analyses.reproduce.measured import derived_from, rates_of
 from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import MODELS, PAPER_GRID, UTILITY_POINTS, Setting, recognised
@@ -277,6 +278,16 @@ def test_r3s_null_holds_noise_and_not_a_planted_concept() -> None:
     found = entanglement(planted, halves=4)
     assert found.cosine[0, 1] > found.high[0, 1]
     assert found.stability[0] > 0.8 and found.explained[0] > 0.3
+
+
+def test_r3_of_one_concept_has_no_null() -> None:
+    states = np.random.default_rng(3).normal(size=(20, 12))
+    found = entanglement({"safety": states}, halves=2, permutations=2)
+    [row] = found.to_dataframe().to_dict("records")
+    assert np.isnan([row["null_low"], row["null_high"]]).all()
+    assert np.isfinite([row["cosine"], row["stability"], row["explained"]]).all()
+    layers = found.to_dataframe().assign(layer=0)
+    assert len(entanglement_figure(layers, 0, ["safety"]).axes) == 1
 
 
 def test_one_map_in_twenty_has_an_entry_outside_the_band() -> None:

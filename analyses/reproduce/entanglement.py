@@ -44,7 +44,7 @@ class Entanglement:
     Attributes:
         domains: rows and columns.
         cosine: of c_a with the states of b; directed.
-        low, high: simultaneous 95% band of the entries' null.
+        low, high: simultaneous 95% band of the entries' null; NaN for one domain.
         stability: of c_a.
         explained: share of a's variance along c_a.
     """
@@ -120,10 +120,13 @@ def _band(
     """The simultaneous band of the entries off the diagonal; the observed map is one of the draws.
 
     Under the null the observed map is like any other, so the number of draws need not be large.
+    NaN for one concept, which has no entry off the diagonal.
     """
     centre, spread = maps.mean(axis=0), maps.std(axis=0)
     deviation = np.abs(maps - centre) / np.where(spread > 0, spread, 1.0)
     apart = ~np.eye(maps.shape[1], dtype=bool)
+    if not apart.any():
+        return np.full_like(centre, np.nan), np.full_like(centre, np.nan)
     largest = np.sort(deviation[:, apart].max(axis=1))
     reach = largest[math.ceil(LEVEL * len(maps)) - 1]
     return centre - reach * spread, centre + reach * spread
