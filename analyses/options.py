@@ -7,6 +7,7 @@ and to Python as options.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -314,6 +315,22 @@ class ModelOptions:
             )
         options["template_arguments"] = named_values(self.chat_template_arg, "--chat-template-arg")
         return {name: value for name, value in options.items() if value}
+
+
+def flags_of(options: Mapping[str, Any]) -> list[str]:
+    """The command-line options that give :meth:`ModelOptions.for_loading`'s arguments.
+
+    FILE stands for the file of the chat template. The device is left out.
+    """
+    found = []
+    for name in ("revision", "system", "response_prefix", "layers_path"):
+        if name in options:
+            found += [f"--{name.replace('_', '-')}", str(options[name])]
+    if "template" in options:
+        found += ["--chat-template", "FILE"]
+    for name, value in options.get("template_arguments", {}).items():
+        found += ["--chat-template-arg", f"{name}={json.dumps(value)}"]
+    return found + ["--trust-remote-code"] * bool(options.get("trust_remote_code"))
 
 
 # As Python has them: the text "False" is true in a template.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from analyses.options import named_values
 from analyses.predict.by_intervention import intervention_transfer
-from analyses.report import GATE_FILE, weights_of_run
+from analyses.report import GATE_FILE, require_chat_of_run, weights_of_run
 from analyses.report.gate_line import gate_view
 from analyses.runs import Inputs
 from analyses.study import gate as study_gate
@@ -414,14 +416,29 @@ def test_the_predictor_is_the_matrix_of_held_out_halves(reader: LanguageModel) -
 
 
 def test_a_report_shows_the_gate_or_the_command(reader: LanguageModel, tmp_path: Path) -> None:
-    record: Any = SimpleNamespace(folder=tmp_path, config={"model": "some/model"})
+    config = {"model": "some/model"}
+    record: Any = SimpleNamespace(folder=tmp_path, config=config, model_options={})
     assert gate_view(record)["command"] == "spillover doctor some/model --gate --run FOLDER"
+    record.model_options = {
+        "system": "Be kind.", "device": "cpu", "trust_remote_code": True, "template": "{{ m }}",
+        "template_arguments": {"a": False, "b": "1"},
+    }  # fmt: skip
+    asked = ["--system", "Be kind.", "--chat-template", "FILE", "--chat-template-arg", "a=false"]
+    asked += ["--chat-template-arg", 'b="1"', "--trust-remote-code", "--gate", "--run", "FOLDER"]
+    assert shlex.split(gate_view(record)["command"])[3:] == asked
+    values = named_values(["a=false", 'b="1"'], "--chat-template-arg")
+    assert values == record.model_options["template_arguments"]
     with pytest.raises(InputError, match="has no manifest.json"):
         weights_of_run(tmp_path, measured=True)
     write_json(tmp_path / "manifest.json", {"hashes": {"model": "of some model"}})
     assert weights_of_run(tmp_path, measured=True) == "of some model"
     with pytest.raises(InputError, match="give --gate"):
         weights_of_run(tmp_path, measured=False)
+    require_chat_of_run(tmp_path, {"before": "<|user|>"})  # an older run kept no format
+    write_json(tmp_path / "config.json", {"chat": {"before": "<|user|>", "thoughts": ["<t>"]}})
+    require_chat_of_run(tmp_path, {"before": "<|user|>", "thoughts": ("<t>",), "fallback": False})
+    with pytest.raises(InputError, match="another chat format.*--system"):
+        require_chat_of_run(tmp_path, {"before": "Be kind.<|user|>"})
     why = "it would take 28% of the work of this run"
     write_json(tmp_path / GATE_FILE, {"line": "", "massive": "", "why": why})
     view = gate_view(record)

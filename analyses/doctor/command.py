@@ -36,7 +36,7 @@ def doctor(
 
     from analyses.doctor.examination import examine
     from analyses.doctor.plan import gate_plan
-    from analyses.report import GATE_FILE, weights_of_run
+    from analyses.report import GATE_FILE, require_chat_of_run, weights_of_run
     from analyses.runs import Progress
     from analyses.study import require_model
     from interp.model import LanguageModel
@@ -53,6 +53,8 @@ def doctor(
                 f"the run in {run} has a base model with other weights than {model}; give the "
                 "run's own model, or another folder"
             )
+        if run is not None:
+            require_chat_of_run(run, lm.chat.fingerprint)
         if gate:
             typer.echo("\n".join(gate_plan(model, options)), err=True)
         found = examine(lm, step=step, gate=gate, progress=Progress())

@@ -1,5 +1,6 @@
 from .command import report as report
 from .gate_line import GATE_FILE as GATE_FILE
+from .gate_line import require_chat_of_run as require_chat_of_run
 from .gate_line import weights_of_run as weights_of_run
 from .page import inlined as inlined
 from .page import write_page as write_page
