@@ -63,7 +63,7 @@ SCHEMAS = {
     "readout": 1,  # refusal prefixes and what is read with them
     "rescaling": 1,  # scores along the scaled weight change
     "tasks": 1,  # scores on tasks
-    "causes": 1,  # explanations of lost refusals
+    "causes": 2,  # explanations of lost refusals
     "predictions": 2,  # predictors of leakage, with their kernels
     "gate": 1,  # what was read under the direction gate's edits
     "identity": 1,  # names of contents that no result is looked up by

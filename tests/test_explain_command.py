@@ -120,11 +120,14 @@ def test_what_is_examined_are_prompts_that_trained_nothing_and_their_near_duplic
         rows = rows[rows["split"] != "train"]
         assert sorted(subject.texts[domain]) == sorted(rows["prompt"])
         assert len(subject.changes[domain].base.positive) == len(rows) == 8
-        groups = dict(zip(subject.texts[domain], subject.groups[domain] or (), strict=True))
+        groups = dict(zip(subject.texts[domain], subject.groups[domain], strict=True))
         for prompt, own, name in zip(rows["prompt"], rows["id"], rows["group"], strict=True):
             assert groups[prompt] == (own if pd.isna(name) else name)
-    assert len(set(subject.groups["bias"] or ())) == 5
-    assert len(set(subject.groups["privacy"] or ())) == 8
+    assert len(set(subject.groups["bias"])) == 5
+    assert len(set(subject.groups["privacy"])) == 8
+    repeated = pd.concat([prompts, prompts.assign(id=prompts["id"] + " again")], ignore_index=True)
+    twice = Subject.of(lm, lm, log_odds([5]), repeated.drop(columns="group"), layers=[1])
+    assert [len(twice.groups["bias"]), len(set(twice.groups["bias"]))] == [16, 8]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +169,7 @@ def test_the_leading_cause_is_held_against_its_own_controls(
         monkeypatch.setattr(mediation, name, stub)
     subject = SimpleNamespace(
         base=None, after=None, readout=None, layers=(0,), texts={"bias": ["a", "b"]},
-        changes={"bias": None, "privacy": None}, groups={"bias": None},
+        changes={"bias": None, "privacy": None}, groups={"bias": ["a", "b"]},
     )  # fmt: skip
     found = mediation.explain_domain(cast(Subject, subject), "bias", draws=20)
     assert found.verdict.cause == cause

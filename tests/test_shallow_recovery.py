@@ -261,7 +261,8 @@ def test_a_random_change_is_as_large_in_every_parameter(bench: Bench) -> None:
 
 @pytest.fixture(scope="module")
 def others() -> Others:
-    rows = [(f"{d}-{i}", "p", d, "harmful", "test") for d in ("bias", "privacy") for i in range(30)]
+    names = [(f"{d}-{i}", d) for d in ("bias", "privacy") for i in range(30)]
+    rows = [(name, f"Tell me of {name}", d, "harmful", "test") for name, d in names]
     table = pd.DataFrame(rows, columns=["id", "prompt", "domain", "label", "split"])
     return Others.of(table, CONCEPT, resamples=300)
 
@@ -365,13 +366,16 @@ def test_speeds_are_free_of_where_they_start(others: Others) -> None:
 
 
 def test_differences_are_paired_and_near_duplicates_drawn_together() -> None:
-    rows = [(f"{i}", "p", "bias", "harmful", "test", f"{i // 8}") for i in range(64)]
+    rows = [(f"{i}", f"p {i}", "bias", "harmful", "test", f"{i // 8}") for i in range(64)]
     table = pd.DataFrame(rows, columns=["id", "prompt", "domain", "label", "split", "group"])
     values = np.repeat(np.random.default_rng(0).normal(size=8), 8)
     loose = Others.of(table.drop(columns="group"), CONCEPT).means(values)[ALL]
     tight = Others.of(table, CONCEPT).means(values)[ALL]
     assert tight.standard_error > 2 * loose.standard_error
     assert (tight - tight).standard_error == 0
+    repeated = table.drop(columns="group").assign(prompt=table["group"])
+    same = Others.of(repeated, CONCEPT).means(values)[ALL]
+    assert same.standard_error == pytest.approx(tight.standard_error)
     with pytest.raises(InputError, match="outside bias"):
         Others.of(table, "bias")
 
@@ -379,7 +383,7 @@ def test_differences_are_paired_and_near_duplicates_drawn_together() -> None:
 def test_a_domain_with_few_prompts_takes_no_interval_from_all_together() -> None:
     rows = [("bias", i, 30) for i in range(30)] + [("privacy", i, 1) for i in range(8)]
     table = pd.DataFrame(
-        [(f"{d}-{i}", "p", d, "harmful", "test", f"{d}-{i % n}") for d, i, n in rows],
+        [(f"{d}-{i}", f"p {i}", d, "harmful", "test", f"{d}-{i % n}") for d, i, n in rows],
         columns=["id", "prompt", "domain", "label", "split", "group"],
     )
     values = np.random.default_rng(0).normal(size=len(table))

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from analyses.explain.localising import forwards, place_tables, require_draws, stitching_of
 from analyses.explain.sizes import Sizes
-from analyses.runs import contrast_rows, contrasts
+from analyses.runs import contrast_rows, contrasts, unit_of
 from interp.activations import chosen_layers, collect
 from interp.causes import (
     CAUSES,
@@ -53,7 +53,7 @@ class Subject:
         readout: the refusal log-odds.
         texts: every domain's harmful prompts.
         changes: their states and their controls' in both models.
-        groups: near-duplicates among the texts; None if none are marked.
+        groups: what each text shares with its near-duplicates (:func:`analyses.runs.unit_of`).
         layers: 0-based decoder layers to examine.
     """
 
@@ -62,7 +62,7 @@ class Subject:
     readout: Readout
     texts: Mapping[str, Sequence[str]]
     changes: Mapping[str, Change]
-    groups: Mapping[str, Sequence[object] | None]
+    groups: Mapping[str, Sequence[str]]
     layers: tuple[int, ...]
 
     @classmethod
@@ -92,13 +92,11 @@ class Subject:
             states = collect(lm, texts_read, layers=wanted, batch_size=batch_size)
             found.append(contrasts(prompts, evaluated, states))
         texts: dict[str, Sequence[str]] = {}
-        groups: dict[str, Sequence[object] | None] = {}
+        groups: dict[str, Sequence[str]] = {}
         for domain, (rows, positive) in contrast_rows(prompts, evaluated).items():
             harmful = evaluated.iloc[rows[positive]]
             texts[domain] = list(harmful["prompt"])
-            groups[domain] = None
-            if "group" in harmful:
-                groups[domain] = list(harmful["group"].fillna(harmful["id"]).astype(str))
+            groups[domain] = list(unit_of(harmful))
         changes = {d: Change(found[0][d], found[1][d], wanted) for d in found[0]}
         return cls(base, after, readout, texts, changes, groups, wanted)
 
@@ -207,7 +205,7 @@ def explain_domain(
         for other in subject.changes
         if other != domain and first in MOVES
     }  # fmt: skip
-    named = None if groups is None else [groups[i] for i in chosen]
+    named = [groups[i] for i in chosen]
     weights, states = place_tables(
         runs, readout, layers=place_layers or first_layers, groups=named, controls=place_draws,
         batch_size=batch_size, seed=seed, progress=told["places"],

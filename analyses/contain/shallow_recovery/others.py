@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from analyses.runs import unit_of
 from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.statistics import (
@@ -46,7 +47,7 @@ class Others:
     def of(
         cls, prompts: pd.DataFrame, concept: str, *, resamples: int = 1000, seed: int = 0
     ) -> Others:
-        """From a prompts table; rows with the same ``group`` (near-duplicates) stay together.
+        """From a prompts table; near-duplicates, by ``group`` or the same text, stay together.
 
         Raises:
             InputError: no other domain has harmful test prompts.
@@ -59,7 +60,7 @@ class Others:
                 "other domains: give their prompts too"
             )
         rows = rows.sort_values("domain", kind="stable", ignore_index=True)
-        unit = rows["group"].fillna(rows["id"]) if "group" in rows else rows["id"]
+        unit = unit_of(rows)
         weights = [
             resampling_weights(
                 pd.factorize(unit[of_domain.index])[0], resamples, seed, f"test/{domain}", fewest=2
