@@ -89,7 +89,8 @@ def write_prompt_forecasts(
         out: a folder.
     """
     table = pooled(rows)
-    curve, reliability = calibration(rows), pooled_reliability(rows)
+    prompts = rows.groupby(["world", "unit"]).ngroup()  # worlds share no prompt
+    curve, reliability = calibration(rows.assign(unit=prompts)), pooled_reliability(rows)
     missing = [
         f"{seed}: {concept} at {level:.0%}"
         for seed in manifest["seeds"] for concept in manifest["concepts"]

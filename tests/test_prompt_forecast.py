@@ -270,6 +270,21 @@ def test_true_probabilities_lie_in_the_intervals_of_what_happened() -> None:
         assert ((curve["low"] <= curve["told"]) & (curve["told"] <= curve["high"])).sum() >= 6
 
 
+def test_a_prompt_in_several_arms_is_one_prompt() -> None:
+    """Arms of other seeds repeat prompts: no interval of the calibration gets shorter."""
+    one = with_recalibrated(judged_prompts(3), judged_prompts(4))
+    found = [calibration(pd.concat([one] * arms)) for arms in (1, 3)]
+    once, thrice = (curve["high"] - curve["low"] for curve in found)
+    assert (found[1]["n"] == 3 * found[0]["n"]).all() and (thrice >= once - 1e-9).all()
+    scores = world(2, prompts=20)["scores"]
+    units = [
+        flips(Arm(name, {"concept": "a"}, some, None), 0.9, "test").set_index("prompt_id")["unit"]
+        for name, some in (("all", scores), ("few", scores[scores["prompt_id"] != "btest0"]))
+    ]
+    both = units[0].index.intersection(units[1].index)
+    assert len(both) > 20 and units[0][both].equals(units[1][both]) and units[0].is_unique
+
+
 def test_recalibration_mends_what_was_told_too_surely_and_keeps_what_was_right() -> None:
     wrong, right = {"scale": 0.4, "shift": -0.8}, {}
     for how, better in ((wrong, True), (right, False)):

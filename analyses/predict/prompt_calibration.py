@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from scipy import optimize, special
 
 from analyses.predict.by_prompt import ERROR, FORECAST
-from interp.statistics import mean_of, rate_of
+from interp.statistics import mean_of, share_of
 
 BINS = (0.0, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 1.0)
 PRIOR = 1.0  # standard deviation of α and of λ
@@ -68,9 +68,10 @@ def fitted_calibration(z: Values, flipped: Bool[np.ndarray, " prompt"]) -> tuple
 
 
 def calibration(prompts: pd.DataFrame) -> pd.DataFrame:
-    """The share that flipped by level, kind and bin of the probability, with Wilson's interval.
+    """The share that flipped by level, kind and bin of the probability, with an interval.
 
-    ``told`` is the mean probability in the bin. The interval covers the sampling of prompts.
+    ``told`` is the mean probability in the bin. The interval covers the sampling of prompts; a
+    prompt counts once, however many arms it is in (``unit``).
     """
     rows = []
     for kind in (BEFORE, RECALIBRATED):
@@ -80,7 +81,7 @@ def calibration(prompts: pd.DataFrame) -> pd.DataFrame:
             part = told[(told["level"] == level) & (place == k)]
             if part.empty:
                 continue
-            found = rate_of(int(part["flipped"].sum()), len(part))
+            found = share_of(part["flipped"].to_numpy(), part["unit"].to_numpy())
             rows.append(
                 {
                     "level": level, "kind": kind, "from": BINS[k], "to": BINS[k + 1],

@@ -146,7 +146,8 @@ def read_prompt_forecast(folder: str | Path) -> tuple[str, pd.DataFrame]:
 def flips(arm: Arm, level: float, split: str) -> pd.DataFrame:
     """``prompt_id, domain, label, unit, before, after, flipped`` of the refused prompts.
 
-    Empty where the target does not reach the level.
+    ``unit`` is the same for near-duplicates, and in all arms. The table is empty where the target
+    does not reach the level.
 
     Raises:
         InputError: the run has no log-odds.
@@ -164,7 +165,7 @@ def flips(arm: Arm, level: float, split: str) -> pd.DataFrame:
     after = at_crossing(np.broadcast_to(reached, values.shape), values, level)
     named = along.drop_duplicates("prompt_id").set_index("prompt_id").loc[wide.index]
     table = named[["domain", "label"]].assign(
-        unit=named["cluster"] if "cluster" in named else np.arange(len(named)),
+        unit=named.get("cluster", named.index),
         before=values[:, 0], after=after, flipped=after < 0,
     )  # fmt: skip
     refused = (table["before"] > 0) & np.isfinite(table["after"])
