@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from analyses.cli import app
 from analyses.costs import workload_estimate
 from analyses.recorded.agreement import compare_with_labels
+from analyses.recorded.readings import read_sides
 from analyses.recorded.scoring import Scored, prepare_scoring, score_records, write_calibration
 from analyses.runs import Progress
 from interp.errors import InputError
@@ -205,6 +206,16 @@ def test_scorers_are_compared_without_labels(tmp_path: Path) -> None:
     for sides in ((path, "classifier", "phrases"), (score(path), "phrases")):
         again = compare_with_labels(*sides).between_scorers
         assert list(again.n) == [6] and list(again["second"]) == list(tables.between_scorers.second)
+
+
+def test_files_that_share_a_name_are_different_models(tmp_path: Path) -> None:
+    rows = [{key: row[key] for key in ("prompt", "response", "label")} for row in ROWS[:3]]
+    names = ["a/run.jsonl", "b/run.jsonl", "b/run.ndjson", "other.jsonl"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_jsonl(tmp_path / name, rows)
+    found = read_sides(*(tmp_path / name for name in names), "phrases").table["model"]
+    assert list(found.unique()) == ["a/run.jsonl", "b/run.jsonl", "run.ndjson", "other"]
 
 
 def test_labels_may_stand_in_a_field_within_a_field(tmp_path: Path) -> None:

@@ -157,12 +157,26 @@ def _joined(files: Sequence[tuple[str, list[Record]]]) -> tuple[str, list[Record
         raise InputError(
             f"the files are of different labelled sets ({', '.join(names)}); compare each alone"
         )
+    paths = [Path(path) for path, _ in files]
     joined = [
-        Record(f"{Path(path).name}, {record.place}", {"model": Path(path).stem, **record.given})
-        for path, records in files
+        Record(
+            f"{path.name}, {record.place}", {"model": _distinct_name(path, paths)} | record.given
+        )
+        for path, (_, records) in zip(paths, files, strict=True)
         for record in records
     ]
     return "the answers", joined
+
+
+def _distinct_name(path: Path, paths: Sequence[Path]) -> str:
+    """A file's stem; where files share it, the shortest end of the path that no other file has."""
+    if [one.stem for one in paths].count(path.stem) == 1:
+        return path.stem
+    for length in range(1, len(path.parts)):
+        end = path.parts[-length:]
+        if sum(one.parts[-length:] == end for one in paths) == 1:
+            return "/".join(end)
+    return str(path)
 
 
 def _units(answers: Sequence[Record], known: LabelledSet | None) -> list[str]:
