@@ -243,6 +243,23 @@ def test_the_command_compares_a_file_with_scorers_and_writes_its_tables(
     } - ({"between_scorers.csv", "between_people.csv"})  # fmt: skip
 
 
+def test_a_default_file_of_results_is_not_replaced_by_those_of_other_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder, ending in (("a", ""), ("b", " So it is.")):
+        rows = [{**row, "response": f"{row['response']}{ending}"} for row in ROWS]
+        Path(folder).mkdir()
+        write_jsonl(Path(folder) / "answers.jsonl", rows)
+    for name in (["score", "--scorer", "phrases"], ["calibrate"]):
+        first, again, other, placed = (
+            CliRunner().invoke(app, [*name, f"{folder}/answers.jsonl", *more])
+            for folder, more in (("a", []), ("a", []), ("b", []), ("b", ["--out", "b.jsonl"]))
+        )
+        assert [one.exit_code for one in (first, again, placed)] == [0, 0, 0], first.output
+        assert "other answers; give --out" in str(other.exception)
+
+
 def test_agreement_says_what_it_needs(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "answers.jsonl", ROWS)
     shorter = score(write_jsonl(tmp_path / "shorter.jsonl", ROWS[:-1]))

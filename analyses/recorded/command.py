@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from analyses.commands import DryRun, command, opt
+from analyses.commands import DryRun, command, default_out, opt
 from analyses.options import Device, DryRunOnly, Timing
 from interp.errors import InputError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from analyses.recorded.agreement import AgreementTables
     from analyses.recorded.scoring import Scored
+
+SCORED, CALIBRATION = "runs/score-FILE-SCORER-SCALE.jsonl", "runs/calibrate-FILE.jsonl"
 
 
 @command
@@ -34,7 +37,7 @@ def score(
         "pair-classifier:MODEL, wildguard:MODEL, wildguard@URL.",
     ),
     out: Path = opt(
-        Path("runs/score-FILE-SCORER-SCALE.jsonl"),
+        Path(SCORED),
         "JSONL file of the scored answers: every field is kept, the scale's fields are added.",
     ),
     scale: str = opt(
@@ -57,13 +60,15 @@ def score(
     Only a full refusal is refused; the docs define every class (page "Score refusals"). The
     command stores each verdict of a judge at once, so the same command resumes the run.
     """
-    from analyses.recorded.scoring import prepare_scoring, score_records
+    from analyses.recorded.scoring import prepare_scoring, require_same_answers, score_records
     from analyses.runs import Progress
 
     if (price_read is None) != (price_written is None):
         raise InputError("a price needs both --price-read and --price-written")
     prices = None if price_read is None or price_written is None else (price_read, price_written)
     scoring = prepare_scoring(file, scorer, scale, device)
+    if _is_default(out, SCORED, file=file, scorer=scorer, scale=scale):
+        require_same_answers(out, scoring.records)
     planned = DryRun(scoring, (scoring.plan(prices, device=device, timing=timing),))
     if dry_run:
         return planned
@@ -116,7 +121,7 @@ def calibrate(
     file: Annotated[
         Path, typer.Argument(help="File of your labelled answers: response and a label.")
     ],
-    out: Path = opt(Path("runs/calibrate-FILE.jsonl"), "JSONL file for `--scorer classifier:OUT`."),
+    out: Path = opt(Path(CALIBRATION), "JSONL file for `--scorer classifier:OUT`."),
     label_column: str | None = opt(
         None,
         "Field that holds the label (default: by the columns of a known set, else class, else "
@@ -124,8 +129,18 @@ def calibrate(
     ),
 ) -> Mapping[str, int]:
     """Teach the classifier from your own labelled answers."""
-    from analyses.recorded.scoring import write_calibration
+    from analyses.recorded.scoring import require_same_answers, write_calibration
+    from unlearning.data import read_answers
 
+    if _is_default(out, CALIBRATION, file=file):
+        require_same_answers(out, read_answers(file))
     counts = write_calibration(file, out, label=label_column)
     typer.echo(f"{out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return counts
+
+
+def _is_default(out: Path, template: str, **given: object) -> bool:
+    """Whether ``out`` is where a result goes without ``--out``, a name that several files share."""
+    with suppress(InputError):  # the default would be too long, so --out was given
+        return out == default_out(template, given)
+    return False

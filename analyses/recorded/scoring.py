@@ -241,6 +241,23 @@ def score_records(scoring: Scoring, out: str | Path, progress: Progress) -> Scor
     return Scored(Path(out), name, counts, given[None], scoring.scale, language, notes)
 
 
+def require_same_answers(out: Path, records: Sequence[Record]) -> None:
+    """Check that a file of results, if it exists, is made from these answers.
+
+    Raises:
+        InputError: it has other prompts or responses, as those of another file of the same name.
+    """
+    held = read_answers(out) if out.exists() else []
+    both = [*held, *records]
+    columns = [name for name in ("prompt", "response") if all(name in one.fields for one in both)]
+
+    def answers(rows: Sequence[Record]) -> set[tuple[str, ...]]:
+        return set(zip(*(texts(rows, name) for name in columns), strict=True))
+
+    if answers(held) - answers(records):
+        raise InputError(f"{out} has the results of other answers; give --out")
+
+
 def write_calibration(
     path: str | Path, out: str | Path, *, label: str | None = None
 ) -> Mapping[str, int]:
