@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses.explain import cause_sentence, mediation
+from analyses.explain import cause_sentence, explaining, mediation
 from analyses.explain.explaining import _caveat
 from analyses.explain.localising import forwards, place_tables
 from analyses.explain.mediation import Explanation, Subject
+from analyses.explain.sizes import default_sizes
 from analyses.runs import Progress
 from analyses.study import run_study
 from analyses.study.plan import compare_plan
@@ -32,6 +33,7 @@ from tests.patched_models import PROMPTS, changed, some_log_odds
 from tests.planted_causes import Ground, Plant
 from tests.test_causes import worths
 from unlearning.organism import load_world, shipped
+from unlearning.refusal import ResponsePrefixes
 
 PLANTED = Plant("offset", "bias", 1, 0.9, 0)
 
@@ -105,6 +107,25 @@ def test_what_cannot_be_explained_is_said_in_a_line(
     pd.Series(config).to_json(copied / "config.json")
     code, _, err = spillover("explain", copied)
     assert (code, "have changed since the run" in err) == (2, True)
+
+
+def test_an_explanation_is_kept_for_one_configuration_of_the_model_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = SimpleNamespace(configuration="c", chat=SimpleNamespace(fingerprint={}, tokenization=""))
+    work = SimpleNamespace(
+        base=base, sizes=default_sizes(1, 2), progress=Progress(quiet=True), fingerprint="f",
+        record=SimpleNamespace(folder=Path("run")), prompts=pd.DataFrame(), seed=0,
+        prefixes=ResponsePrefixes(((1,),), ((2,),)),
+    )  # fmt: skip
+    base.n_layers, keys = 2, []
+    monkeypatch.setattr(explaining, "_lost", lambda *_: {"bias": 1.0})
+    monkeypatch.setattr(explaining, "_said_before", lambda _, key: keys.append(key) or {"a": 1})
+    for configuration in ("one", "other", "one"):
+        after = SimpleNamespace(fingerprint=lambda: "w", configuration=configuration)
+        monkeypatch.setattr(explaining, "after_of", lambda *_, after=after: after)
+        explaining._Work.explained(work, SimpleNamespace(name="arm"))  # type: ignore[arg-type]
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_what_is_examined_are_prompts_that_trained_nothing_and_their_near_duplicates() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,9 @@ from analyses.runs import Inputs, Progress, Run, RunFolder, base_of, pick, read_
 from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_study, study_context
 from analyses.study.asked import refuse_other_settings
 from analyses.study.context import Context
-from analyses.study.inputs import base_inputs
+from analyses.study.inputs import arm_inputs, base_inputs
 from analyses.study.making import inputs_of
-from analyses.study.plan import compare_plan
+from analyses.study.plan import ArmPlan, compare_plan
 from interp import store
 from interp.directions import DirectionSet
 from interp.errors import InputError
@@ -424,6 +425,27 @@ def test_stop_tokens_are_part_of_the_key(finished: Finished, again: Path) -> Non
     assert was.key not in now and now.key not in was
     for inputs in (was, now):
         assert store.content_key(was.stages, earlier) in inputs
+
+
+def test_the_configuration_of_a_given_model_is_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Arms of versions whose keys lack it stay done; the keys of trained arms are as before."""
+    monkeypatch.setattr("analyses.study.inputs.stop_tokens", lambda _: {1})
+    base = Inputs(("answers",), {"stop tokens": [1]}, added=("stop tokens",))
+    plan = SimpleNamespace(stop_at=0.9, every_step=1, benign_along=False, bounds=None)
+    context: Any = SimpleNamespace(plan=plan, pairs=None)
+
+    def made(configuration: str | None) -> Inputs:
+        after: Any = SimpleNamespace(fingerprint=lambda: "weights", configuration=configuration)
+        given = after if configuration else None
+        return arm_inputs(context, base, None, ArmPlan("after"), None, given)
+
+    one, other, trained = made("one"), made("other"), made(None)
+    assert one.key not in other and one.key in made("one")
+    earlier = {name: part for name, part in one.parts.items() if name != one.added[-1]}
+    assert store.content_key(one.stages, earlier) in one
+    assert trained.added == base.added and set(trained.parts) == set(earlier)
 
 
 def test_own_code_is_part_of_the_key(finished: Finished, again: Path) -> None:

@@ -142,7 +142,7 @@ class _Work:
         after = after_of(self.record, arm)
         key = content_key(
             ("readout", "causes"), self.fingerprint, after.fingerprint(),
-            base.configuration, base.chat.fingerprint, base.chat.tokenization,
+            base.configuration, after.configuration, base.chat.fingerprint, base.chat.tokenization,
             asdict(self.prefixes), self.prompts.to_json(orient="records"),
             {**asdict(sizes), "batch_size": None}, self.seed, METHOD,
         )  # fmt: skip

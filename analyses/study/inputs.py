@@ -25,6 +25,7 @@ from unlearning.training import FITTING, Example, Mixture, TrainingSettings
 BASE_STAGES = ("answers", "readout", BASE)
 ARM_STAGES = (*BASE_STAGES, "references", "training")
 STOPS, CONFIGURATION = "stop tokens", "configuration"
+CONFIGURATION_AFTER = "configuration of the model after"
 
 
 def base_inputs(context: Context) -> Inputs:
@@ -91,8 +92,11 @@ def arm_inputs(
         "model after": after.fingerprint() if after else None,
         "code of the objective or method": code,
     }
+    added = base.added
     if after:
         parts[STOPS] = [base.parts[STOPS], sorted(stop_tokens(after))]
+        parts[CONFIGURATION_AFTER] = after.configuration
+        added = (*added, CONFIGURATION_AFTER)
     parameters = _parameters(context, arm)
     if parameters:
         parts["weights outside of linear modules"] = parameters
@@ -100,7 +104,7 @@ def arm_inputs(
     if base.old_key and after is None and not (parameters or _uncovered(code, plan)):
         old = _old_key(context, base.old_key, arm, settings)
     fitted = {name: held[name] for name in FITTING if name in held}
-    return Inputs(ARM_STAGES, parts, old, base.added, fitted)
+    return Inputs(ARM_STAGES, parts, old, added, fitted)
 
 
 def _parameters(context: Context, arm: ArmPlan) -> list[str]:
