@@ -132,7 +132,7 @@ def test_a_prompt_s_refusal_is_never_multiplied_with_its_own_log_odds(
     rows = rows.assign(ids=[[5, 9, 11]] * 9, id=texts)
     moved = rows.iloc[[8, *range(8)]] if arranged == "answered first" else pd.concat([rows, rows])
 
-    def kernels(responses: pd.DataFrame) -> list[float]:
+    def kernels(responses: pd.DataFrame) -> np.ndarray:
         refused = {"safety": responses[responses["class"] == "refusal"]}
         evidence = Evidence(
             load(), lambda: prepare_in_place(load(), settings), responses, DEEP, refused
@@ -142,9 +142,9 @@ def test_a_prompt_s_refusal_is_never_multiplied_with_its_own_log_odds(
             evidence.objective_kernel_of_adapters,
             evidence.objective_kernel_of_all_weights,
         ]
-        return [float(one.values[0, 0]) for one in found]
+        return np.array([one.left_out[:, 0, 0] for one in found])
 
-    assert kernels(moved) == pytest.approx(kernels(rows), rel=1e-3)
+    np.testing.assert_allclose(kernels(moved), kernels(rows), rtol=1e-4)
 
 
 @pytest.mark.parametrize("readout", [score, partial(refusal_log_odds, prefixes=DEEP)])

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 
 from analyses.predict.by_state import principal_subspace_overlap, projection_difference
 from analyses.predict.world import predictions_key
-from interp.similarity import subspace_overlap
+from interp.similarity.subspaces import subspace_overlap
 from interp.statistics import Contrast
 
 
