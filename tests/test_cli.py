@@ -242,7 +242,7 @@ def test_too_few_prompts_to_deflect(spillover: Spillover, tmp_path: Path) -> Non
         assert "with enough: privacy, safety" in line and "--deflections" in line
     code, _, said = spillover(*unlearn(three, "--retain", "bias,privacy", "--dry-run"))
     [line] = [line for line in said.splitlines() if "left out" in line]
-    assert code == 0 and "bias has 3 harmful training prompts" in line
+    assert code == 0 and "bias has 3 different harmful training prompts" in line
 
 
 @pytest.mark.usefixtures("no_model")

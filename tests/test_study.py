@@ -434,7 +434,8 @@ def test_the_configuration_of_a_given_model_is_part_of_the_key(
     monkeypatch.setattr("analyses.study.inputs.stop_tokens", lambda _: {1})
     base = Inputs(("answers",), {"stop tokens": [1]}, added=("stop tokens",))
     plan = SimpleNamespace(stop_at=0.9, every_step=1, benign_along=False, bounds=None)
-    context: Any = SimpleNamespace(plan=plan, pairs=None)
+    folder = SimpleNamespace(arm=lambda _name: Path("of an arm that was not begun"))
+    context: Any = SimpleNamespace(plan=plan, pairs=None, run=folder)
 
     def made(configuration: str | None) -> Inputs:
         after: Any = SimpleNamespace(fingerprint=lambda: "weights", configuration=configuration)

@@ -237,13 +237,15 @@ def _norms(
     with ExitStack() as stack:
         stack.enter_context(undisturbed(lm.model))
         stack.enter_context(probing())
+        stack.enter_context(torch.no_grad())
         for i, layer in enumerate(lm.layers):
             hook = layer.register_forward_pre_hook(partial(before, i), with_kwargs=True)
             stack.callback(hook.remove)
             stack.callback(layer.register_forward_hook(partial(after, i)).remove)
         stack.enter_context(stopping_after(lm.layers[-1]))
-        # All columns: some models give their last layers only the kept ones (Gemma 4).
-        lm.logits(lm.chat.pad([shortened], lm.device), keep=len(shortened))
+        # Not ``lm.logits``, which first checks the model with forwards that must not stop. Of all
+        # columns: some models give their last layers only the kept ones (Gemma 4).
+        lm.model(**lm.inputs(lm.chat.pad([shortened], lm.device)), use_cache=False)
     return (
         np.stack([into[i].cpu().numpy() for i in range(lm.n_layers)]),
         np.stack([out[i].cpu().numpy() for i in range(lm.n_layers)]),
