@@ -114,7 +114,7 @@ def test_16_bits_and_a_massive_token_hide_no_factor(first: float) -> None:
 
 
 def test_outputs_that_are_changed_in_place_are_refused() -> None:
-    """Falcon adds attention's output to the MLP's, so the latter is no longer what a hook saw."""
+    """Falcon adds the attention output to the MLP output in place, after hooks have read it."""
     lm = random_model("FalconConfig", {**WIDTH, "num_attention_heads": 4})
     for one in (lm, in_16_bits(lm)):
         for site in (ATTENTION_OUT, MLP_OUT):

@@ -72,9 +72,8 @@ def _speaks(measures: Measures) -> str:
 def _changed(measures: Measures) -> str:
     if BASE not in measures.findings.roles:
         return ""
-    prompts, of = "harmful", ""
-    if not measures.groups(prompts):
-        prompts, of = "twin" if measures.groups("twin") else "general", " of benign prompts"
+    prompts = next((name for name in ("harmful", "twin") if measures.groups(name)), "general")
+    of = "" if prompts == "harmful" else " of benign prompts"
     groups = measures.groups(prompts) or [ALL]
     changed = {group: measures.change(prompts, group) for group in groups}
     sides = {
