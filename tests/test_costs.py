@@ -228,6 +228,19 @@ def test_the_time_of_many_rows_follows_from_few_along_a_line(
     assert sum(spent) < 3.5
 
 
+def test_the_time_of_many_rows_counts_memory_given_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a size on, the system clears the pages of every tensor: a small batch does not show it."""
+    monkeypatch.setattr(_Cut, "_once", lambda _self, run: run())
+    monkeypatch.setattr("analyses.costs.rates.LONG_ENOUGH", 0.05)
+    most = 512
+
+    def took(rows: int) -> float:
+        return 0.01 * rows * (2 if rows >= 40 else 1)
+
+    found = object.__new__(_Cut)._time(lambda rows: lambda: took(rows), most)
+    assert found * most == pytest.approx(took(most), rel=0.1)
+
+
 def test_the_bound_counts_what_may_come_on_top() -> None:
     """Sampled answers where refusals are few, and answers where log-odds are not valid."""
     plan = demo_plan(1)

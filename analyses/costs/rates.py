@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 SMALL = 20_000_000
 CUT = {"cpu": 16_000_000, "other": 1_000_000_000}
 SHORT_VOCABULARY = 1024
-# Seconds that a measured batch takes at least, unless all rows take less; from which on another one
-# is only twice as large; and from which on a single call has to do.
-LONG_ENOUGH, SLOW, TOO_SLOW = 0.05, 0.25, 1.0
+# Seconds that a measured batch takes at least, unless all rows take less, and from which on a single
+# call has to do; how many times as long the larger batch takes; and how often either is measured.
+LONG_ENOUGH, TOO_SLOW = 0.05, 1.0
+LARGER = 10
 REPEATS = 3
 
 # What does not depend on the model, in seconds of one core of 2023: from the stages of commands on
@@ -243,16 +244,18 @@ class _Cut:
     def _time(self, making: Callable[[int], Callable[[], object]], most: int) -> float:
         """Seconds per row of what ``making(rows)`` gives with ``most`` rows.
 
-        A single row takes far more than its share of a batch. So the time of many rows follows from
-        those of fewer, which take long enough, and of more, along a line. Each is the least of
-        several: other processes only add to them.
+        A single row takes far more than its share of a batch, and the system gives memory anew for
+        each large tensor. So the time of many rows follows from those of fewer, which take long
+        enough, and of some ten times as many, along a line. Each is the least of several:
+        other processes only add to them.
         """
         rows = 1
         while (seconds := self._least(making(rows))) < LONG_ENOUGH and rows < most:
             rows = min(most, rows * (4 if seconds < LONG_ENOUGH / 4 else 2))
         if rows == most or seconds > TOO_SLOW:
             return seconds / rows
-        more = min(most, rows * (4 if seconds < SLOW else 2))
+        larger = max(2.0, LARGER * LONG_ENOUGH / seconds)
+        more = min(most, round(rows * larger))
         slope = max(0.0, (self._least(making(more)) - seconds) / (more - rows))
         return (seconds + slope * (most - rows)) / most
 
