@@ -156,6 +156,7 @@ def test_ready_made_pairs_are_closed_with_the_end_of_the_turn(
         ([{**PAIR, "ids": [1, 2.0]}] * 40, "line 1: ids are not a list of token ids"),
         ([{**PAIR, "ids": [True]}] * 40, "line 1: ids are not a list of token ids"),
         ([{**PAIR, "ids": "I cannot"}] * 40, "line 1: ids are not a list of token ids"),
+        ([{**PAIR, "finished": "maybe"}] * 40, "line 1: expected true or false in the column fin"),
         (["text"] * 40, "line 1: expected an object"),
         ([], "pairs.jsonl is empty"),
     ],
@@ -212,6 +213,20 @@ def test_rows_without_ids_are_tokenized_and_nothing_is_said(
     assert list(pairs["ids"].isna()) == [True] * 3 + [False] * len(generated)
     for one in examples(lm, pairs)[:3]:
         assert one.tokens == lm.chat.encode(PAIR["prompt"], PAIR["response"])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_response_that_was_cut_off_has_no_end_to_train_on(
+    suffix: str, lm: LanguageModel, tmp_path: Path
+) -> None:
+    """A server's answers have no ids."""
+    rows = [{**PAIR, "ids": [], "finished": i % 2 == 0} for i in range(FEWEST_DEFLECTIONS)]
+    path = tmp_path / f"pairs.{suffix}"
+    write_jsonl(path, rows) if suffix == "jsonl" else pd.DataFrame(rows).to_csv(path, index=False)
+    whole, cut = examples(lm, with_own_ids(lm, read_deflections(path), say=silent))[:2]
+    assert whole.tokens == lm.chat.encode(PAIR["prompt"], PAIR["response"])
+    assert cut.tokens == lm.chat.encode(PAIR["prompt"], PAIR["response"], closed=False)
+    assert whole.tokens.ids[-1] == lm.chat.end_of_turn[-1] != cut.tokens.ids[-1]
 
 
 def test_ids_of_another_tokenizer_and_of_edited_text_are_not_used(

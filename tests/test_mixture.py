@@ -151,12 +151,14 @@ def test_a_window_keeps_its_examples_and_each_batch_its_groups(
     mixture = long_and_short(forget, retain, ratio=ratio, seed=seed)
     # Not every number of steps is a multiple of the window: the last one is then short.
     plain = placed(mixture.stream(steps, batch))
-    sorted_by_length = placed(mixture.stream(steps, batch, window=window))
+    stream = mixture.stream(steps, batch, window=window)
+    sorted_by_length = placed(stream)
     assert len(plain) == len(sorted_by_length) == steps * batch
+    assert stream.window <= window * batch
     for was, now in zip(plain, sorted_by_length, strict=True):
         assert [group for group, _ in was] == [group for group, _ in now]
-    for start in range(0, steps * batch, window * batch):
-        inside = slice(start, start + window * batch)
+    for start in range(0, steps * batch, stream.window):
+        inside = slice(start, start + stream.window)
         assert Counter(chain(*sorted_by_length[inside])) == Counter(chain(*plain[inside]))
 
 
@@ -166,6 +168,22 @@ def test_windows_save_padding(seed: int) -> None:
     without, two, eight = (padding(mixture.stream(24, 4, window=w)) for w in (0, 2, 8))
     assert eight < two < without
     assert eight < 0.5 * without
+
+
+@given(
+    st.integers(32, 90), st.lists(st.integers(8, 60), min_size=1, max_size=4), st.integers(0, 99)
+)
+def test_copies_of_an_example_do_not_fill_a_batch(
+    forget: int, retain: list[int], seed: int
+) -> None:
+    """A window over several passes would put the copies of an example together."""
+    mixture, batch = long_and_short(forget, retain, seed=seed), 32
+    dealt = placed(mixture.stream(8, batch, window=8))
+    first = [place for row in dealt[:batch] for place in row]
+    for group, examples in enumerate(mixture.groups.values()):
+        places = [place for other, place in first if other == group]
+        fewest = -(-len(places) // len(examples))
+        assert max(Counter(places).values()) == fewest
 
 
 def test_a_window_of_one_batch_changes_only_who_stands_where_in_it() -> None:

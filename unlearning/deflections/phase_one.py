@@ -87,7 +87,8 @@ def examples(lm: LanguageModel, responses: pd.DataFrame) -> list[Example]:
     return [
         Example(
             str(row["id"]),
-            lm.chat.encode(row["prompt"], _target(row)),
+            # An answer that was cut off has no end of the turn to train on.
+            lm.chat.encode(row["prompt"], _target(row), closed=bool(row.get("finished", True))),
             preferred=lm.chat.encode(row["prompt"], row["preferred"])
             if "preferred" in row
             else None,
@@ -186,13 +187,15 @@ def short_of_prompts(
 def read_deflections(path: str | Path, concepts: Collection[str] | None = None) -> pd.DataFrame:
     """Ready-made pairs from a JSONL, CSV or parquet file with ``prompt`` and ``response``.
 
-    Columns ``ids`` (the response's tokens, as ``spillover deflect`` writes them) and
-    ``compliance`` (for objectives on pairs) are kept. Ids are of one tokenizer: see
-    :func:`with_own_ids`. If ``concepts`` are given, a column ``domain`` may name these alone.
+    Columns ``ids`` (the response's tokens, as ``spillover deflect`` writes them), ``finished``
+    (false where the response was cut off) and ``compliance`` (for objectives on pairs) are kept.
+    Ids are of one tokenizer: see :func:`with_own_ids`. If ``concepts`` are given, a column
+    ``domain`` may name these alone.
 
     Raises:
         InputError: a column is missing, a row is empty or torn, of another domain, ids are not a
-            list of token ids, or the file has fewer than 32 pairs.
+            list of token ids, ``finished`` is not true or false, or the file has fewer than 32
+            pairs.
     """
     import pandas as pd
 
@@ -215,7 +218,7 @@ def read_deflections(path: str | Path, concepts: Collection[str] | None = None) 
         if not all(isinstance(text, str) and text.strip() for text in (prompt, response)):
             raise InputError(f"{path}, {record.place}: expected text in both prompt and response")
         row = {"id": f"deflection-{number}", "prompt": prompt, "response": response}
-        row["ids"] = _token_ids(record, path)
+        row |= {"ids": _token_ids(record, path), "finished": _finished(record, path)}
         compliance = record.fields.get("compliance")
         if compliance is not None and not isinstance(compliance, str):
             raise InputError(
@@ -228,6 +231,17 @@ def read_deflections(path: str | Path, concepts: Collection[str] | None = None) 
             f"{path} holds {len(rows)} deflections; unlearning needs at least {FEWEST_DEFLECTIONS}"
         )
     return pd.DataFrame(rows)
+
+
+def _finished(record: Record, path: str | Path) -> bool:
+    """Whether a row's response has its end; ``True`` and ``False`` are text in CSV."""
+    given = record.fields.get("finished")
+    if (said := str(given).lower()) not in ("none", "true", "false"):
+        raise InputError(
+            f"{path}, {record.place}: expected true or false in the column finished, found "
+            f"{given!r:.40}; leave the column out if no response was cut off"
+        )
+    return said != "false"
 
 
 def _token_ids(record: Record, path: str | Path) -> list[int] | None:
@@ -252,7 +266,7 @@ def with_own_ids(
     """``pairs`` with ``ids`` only where ``lm``'s tokenizer reads them as the response.
 
     Otherwise (another model's tokenizer, or an edited response) they are ``None``. The response is
-    then tokenized as text and closed with the end of the turn.
+    then tokenized as text, with the end of the turn unless it was cut off.
 
     Args:
         lm: the model to train on the pairs.

@@ -8,7 +8,8 @@ examples for every split into micro-batches or processes.
 
 Within a window of batches, rows of similar length are grouped to save padding. This changes only
 the positions of examples: each batch keeps its count of every group, and each window keeps its
-examples.
+examples. A window is at most one pass over the smallest group: in a longer one, the copies of an
+example would stand together and fill a batch.
 """
 
 from __future__ import annotations
@@ -88,9 +89,15 @@ class Stream(Dataset[list[tuple[Place, Example]]]):
         self.examples = list(mixture.groups.values())
         self.batch_size = batch_size
         self.size = steps * batch_size
-        self.window = max(window, 1) * batch_size
+        self.window = max(1, min(window, *self._passes())) * batch_size
         self.by_length = window > 0
         self._dealt = lru_cache(maxsize=2)(self._deal)
+
+    def _passes(self) -> list[int]:
+        """The whole batches in one pass over each group."""
+        forget, *retain = (len(examples) for examples in self.examples)
+        dealt = self.batch_size * self.mixture.ratio  # retain examples in a batch
+        return [forget // self.batch_size, *(size * len(retain) // dealt for size in retain)]
 
     def __len__(self) -> int:
         return self.size

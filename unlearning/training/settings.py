@@ -54,8 +54,8 @@ class TrainingSettings:
         adam_betas: of AdamW.
         batch_size: forget examples in one optimizer step, over all processes.
         micro_batch_size: forget examples in one forward; None is ``batch_size``.
-        length_window: number of batches within which rows of similar length are grouped; 0
-            switches grouping off.
+        length_window: number of batches within which rows of similar length are grouped, at most
+            one pass over the smallest group; 0 switches grouping off.
         separate_backward: run forget and retain rows in separate passes. The gradient is the
             same; memory holds the activations of one pass at a time.
         activation_checkpointing: compute activations again in the backward pass.

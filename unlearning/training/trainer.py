@@ -212,13 +212,14 @@ class UnlearningTrainer(Trainer):
         self._noted: dict[str, float] = {}
 
     def _gradient_ratio(self, model: nn.Module) -> float:
-        """Over the first examples of the stream; every process takes the same ones."""
+        """Over the first examples, whatever their lengths; every process takes the same ones."""
         size = self.args.per_device_train_batch_size
-        stop = min(MEASURED, len(self.stream))
+        stream = self.mixture.stream(self.settings.max_steps, self.settings.batch_size)
+        stop = min(MEASURED, len(stream))
         places = [range(start, min(start + size, stop)) for start in range(0, stop, size)]
         # Trainer's type of a collator is of rows as mappings; ours are positions of the stream.
         collate: Callable[[list[Any]], dict[str, Tensor]] = self.data_collator
-        batches = [collate([self.stream[i] for i in place]) for place in places]
+        batches = [collate([stream[i] for i in place]) for place in places]
 
         @contextmanager
         def around() -> Iterator[None]:
