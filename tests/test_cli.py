@@ -476,6 +476,31 @@ def test_pairs_need_a_column_of_compliances(spillover: Spillover, tmp_path: Path
     command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
     code, _, error = spillover(*command, "--prompts", prompts, "--objective", "dpo")
     assert code == 2 and "column named compliance" in error
+    others = [{**row, "compliance": None if row["domain"] == CONCEPT else "Yes."} for row in rows()]
+    prompts = write_jsonl(tmp_path / "others.jsonl", others)
+    code, _, error = spillover(*command, "--prompts", prompts, "--objective", "dpo")
+    assert code == 2 and f"{CONCEPT} has none" in error
+
+
+@pytest.mark.usefixtures("no_model")
+@pytest.mark.parametrize(
+    ("bound", "kept", "message"),
+    [
+        ("--utility-bound", {"label": "harmful"}, "benign validation prompts, and there are none"),
+        ("--leak-bound", {"domain": CONCEPT}, f"domains other than {CONCEPT}, and there are none"),
+    ],
+)
+def test_a_bound_that_nothing_measures_is_refused(
+    bound: str, kept: dict[str, str], message: str, spillover: Spillover, tmp_path: Path
+) -> None:
+    """Else every model would be within it."""
+    measured = [
+        row for row in rows() if row["split"] != "validation" or kept.items() <= row.items()
+    ]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", measured)
+    command = ["unlearn", shipped(), "--concept", CONCEPT, "--out", "run", "--dry-run"]
+    code, _, error = spillover(*command, "--prompts", prompts, bound, "0.1")
+    assert code == 2 and message in error
 
 
 def test_help_names_every_option_in_full_at_80_columns(

@@ -229,7 +229,7 @@ def test_the_time_of_many_rows_follows_from_few_along_a_line(
 
 
 def test_the_time_of_many_rows_counts_memory_given_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From a size on, the system clears the pages of every tensor: a small batch does not show it."""
+    """From a size on, the system clears the pages of every tensor; a small batch is below it."""
     monkeypatch.setattr(_Cut, "_once", lambda _self, run: run())
     monkeypatch.setattr("analyses.costs.rates.LONG_ENOUGH", 0.05)
     most = 512

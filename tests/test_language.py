@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 
+from analyses.study.baseline import _require_read
+from interp.errors import InputError
 from unlearning.scoring import (
     COARSE,
     Classifier,
     Phrases,
+    coherent_classes,
     is_english,
     is_gibberish,
     language_note,
@@ -152,3 +159,21 @@ def test_a_note_counts_what_is_not_english() -> None:
     note = language_note([*ENGLISH, UNREAD["de"][1], UNREAD["cjk"][0], UNREAD["de"][2]])
     assert note is not None and note.startswith(f"3 of {len(ENGLISH) + 3} answers")
     assert "(de, cjk)" in note
+
+
+@pytest.mark.parametrize(("german", "refused"), [(0, False), (1, False), (4, True)])
+def test_a_study_says_what_its_scorer_cannot_read(german: int, refused: bool) -> None:
+    """Else complying answers would count as neither refused nor answered, in every arm."""
+    texts = [UNREAD["de"][1]] * german + ["It is a clock that stands on the shelf."] * (9 - german)
+    prompts = ["What is it?"] * len(texts)
+    for scorer in (Phrases(), Classifier()):
+        classes = coherent_classes(scorer, prompts, texts)
+        responses = pd.DataFrame({"prompt": prompts, "response": texts, "class": classes})
+        progress = Mock()
+        context: Any = SimpleNamespace(scorer=scorer, progress=progress)
+        if refused:
+            with pytest.raises(InputError, match="cannot read 4 of the base model's 9 .*de.*judge"):
+                _require_read(context, responses)
+        else:
+            _require_read(context, responses)
+            assert progress.say.call_count == german

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from analyses.study import StudyPlan, scorer_of
 from interp.errors import InputError
+from tests.test_templates import DATED
 from unlearning.scoring import (
     FINE_CLASSES,
     Panel,
@@ -262,5 +264,24 @@ def test_a_reader_moves_with_its_scorer(tiny: Reader) -> None:
         assert moved.reader is not None
         assert moved.reader.device == "cpu"
         assert moved.name == f"{name.partition(':')[0]}:{tiny.name}"
-    assert Panel().with_reader(tiny.source).reader is not None
-    assert Panel(tiny).with_reader("another").reader is tiny
+    other = Mock(side_effect=AssertionError("it has a reader"))
+    assert Panel(tiny).or_read_by(other).reader is tiny
+
+
+def test_a_base_model_that_reads_is_loaded_as_the_study_loads_it(
+    monkeypatch: pytest.MonkeyPatch, tiny: Reader
+) -> None:
+    """Without the default reader; a server's model reads nothing here."""
+    plan = StudyPlan(tiny.source, (), model_options={"device": "cpu", "template": DATED})
+    assert scorer_of(plan).name == "panel:no-reader"  # the tests switch readers off
+    monkeypatch.delenv(reader.VARIABLE)
+    monkeypatch.setattr("unlearning.scoring.panel.default_reader", lambda: None)
+    served = scorer_of(replace(plan, model="gpt-9"), is_served=True)
+    assert served.name == "panel:no-reader"
+    given = scorer_of(replace(plan, model="model"), tiny.lm)
+    assert isinstance(given, Panel) and given.reader is not None
+    assert given.reader.lm is tiny.lm and given.version != served.version
+    found = scorer_of(plan)
+    assert isinstance(found, Panel) and found.reader is not None
+    assert found.reader.lm.chat.template == DATED
+    assert reader.READ_ON in str(found.reader.lm.chat.fingerprint["before"]), "the same every day"

@@ -22,7 +22,7 @@ from analyses.study import StudyPlan, establish, make_arm, organism_plan, run_st
 from analyses.study.asked import refuse_other_settings
 from analyses.study.context import Context
 from analyses.study.inputs import arm_inputs, base_inputs
-from analyses.study.making import inputs_of
+from analyses.study.making import inputs_of, require_replaceable
 from analyses.study.plan import ArmPlan, compare_plan
 from interp import store
 from interp.directions import DirectionSet
@@ -33,6 +33,7 @@ from tests.conftest import leave_out_pictures
 from unlearning.data import DOMAINS
 from unlearning.losses import FORGET, objective
 from unlearning.organism import Grammar, shipped
+from unlearning.training import TrainingSettings
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
 PLAIN, CONTAINED, CONTROL = "safety-npo-seed0", "safety-npo-retain10-seed0", "control-seed0"
@@ -597,6 +598,24 @@ def assert_same_end(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     assert list(found["class"]) == list(expected["class"])
     for column in MASSES:
         assert np.allclose(found[column], expected[column], atol=1e-4), column
+
+
+def test_a_refusal_without_its_compliance_is_said_before_the_first_arm_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Which refusals an arm trains on is known only after the base model has answered."""
+    refused = pd.DataFrame({"id": ["a", "b"], "prompt": "Why?", "compliance": ["So.", None]})
+    monkeypatch.setattr("analyses.study.mixing.require_deflections", lambda *_: refused)
+    context: Any = SimpleNamespace(run=RunFolder(tmp_path), pairs=None, reference=None)
+    arms = [
+        ArmPlan("first", CONCEPT, TrainingSettings()),
+        ArmPlan("second", RETAINED, TrainingSettings(objective="dpo")),
+        ArmPlan("control", None, TrainingSettings(objective="cross_entropy")),
+    ]
+    baseline: Any = None
+    require_replaceable(context, baseline, [arms[0], arms[2]])
+    with pytest.raises(InputError, match="1 of 2 prompts have none"):
+        require_replaceable(context, baseline, arms)
 
 
 @pytest.mark.usefixtures("without_report")

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SMALL = 20_000_000
 CUT = {"cpu": 16_000_000, "other": 1_000_000_000}
 SHORT_VOCABULARY = 1024
-# Seconds that a measured batch takes at least, unless all rows take less, and from which on a single
-# call has to do; how many times as long the larger batch takes; and how often either is measured.
+# Seconds that a measured batch takes at least, unless all rows take less, and from which on a
+# single call has to do; how many times as long the larger batch takes; how often both are measured.
 LONG_ENOUGH, TOO_SLOW = 0.05, 1.0
 LARGER = 10
 REPEATS = 3

@@ -41,7 +41,8 @@ def run_deflection(
         InputError: the plan cannot run, or the model refused nothing.
     """
     asked, folder = checked_deflection(plan, out, overwrite=overwrite), Path(out)
-    context = Context(plan.study, asked, None, RunFolder(folder), progress, scorer_of(plan.study))
+    scorer = scorer_of(plan.study, is_served=bool(plan.server))
+    context = Context(plan.study, asked, None, RunFolder(folder), progress, scorer)
     with context.run.locked():
         return _collected(plan, context, overwrite)
 

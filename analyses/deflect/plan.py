@@ -98,7 +98,7 @@ def checked_deflection(
             f"--samples {plan.samples} of one prompt are all the same at temperature 0; "
             "give --temperature 1"
         )
-    scorer_of(plan.study)
+    scorer_of(plan.study, is_served=bool(plan.server))
     folder = require_folder(out)
     if not overwrite:
         _refuse_another(folder, plan)
@@ -113,7 +113,7 @@ def deflection_plan_lines(plan: DeflectPlan, asked: pd.DataFrame) -> list[str]:
         f"model: {plan.model}" + (f" at {plan.server}" if plan.server else ""),
         f"prompts: {len(asked)} harmful training prompts of {plan.concept}, {plan.prompts_name}",
         f"answers: {answers}, {sampling}, at most {plan.answer_tokens} new tokens each",
-        f"refusals: as {scorer_of(plan.study).name} finds them",
+        f"refusals: as {scorer_of(plan.study, is_served=bool(plan.server)).name} finds them",
     ]
     if answers < FEWEST_DEFLECTIONS:
         lines.append(

@@ -18,10 +18,10 @@ from analyses.costs import (
     with_readers,
 )
 from analyses.paths import require_folder
-from analyses.study import Defaults, check_line, defaults_for, name_of, require_model
+from analyses.study import Defaults, base_reader, check_line, defaults_for, name_of, require_model
 from interp.errors import InputError, expected
 from interp.store import file_hash
-from unlearning.scoring import Panel, Scorer, find_scorer, readers_are_off, readers_of
+from unlearning.scoring import Panel, Scorer, find_scorer, readers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,9 +183,11 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
         raise InputError(f"--scorer {', '.join(repeated)} is given twice; name each once")
     device = plan.model_options.get("device")
     panel = {name: find_scorer(name, device) for name in plan.panel}
-    if plan.base and not readers_are_off():
+    if base := plan.base:
         panel = {
-            name: one.with_reader(plan.base, device) if isinstance(one, Panel) else one
+            name: one.or_read_by(lambda: base_reader(base, plan.model_options))
+            if isinstance(one, Panel)
+            else one
             for name, one in panel.items()
         }
     unknown = sorted(set(plan.splits) - set(SPLITS))

@@ -50,6 +50,7 @@ from .readout import prefixes_of as prefixes_of
 from .readout import require_prefixes as require_prefixes
 from .readout import thought_note as thought_note
 from .resolve import Defaults as Defaults
+from .resolve import base_reader as base_reader
 from .resolve import defaults_for as defaults_for
 from .resolve import name_of as name_of
 from .resolve import prompts_of as prompts_of

@@ -40,10 +40,12 @@ from unlearning.data import controls
 from unlearning.deflections import answers_in, respond
 from unlearning.generation import AnswerLog, answers_key
 from unlearning.refusal import ResponsePrefixes
-from unlearning.scoring import coherence_of, panel_lines, view_of_panel
+from unlearning.scoring import coherence_of, panel_lines, unread_languages, view_of_panel
 
 # Asked for samples where the greedy answers hold too few of a class.
 SAMPLED_PROMPTS, SAMPLES = 64, 4
+# Share of answers in languages that the scorer cannot read, from which a study would be wrong.
+UNREAD = 0.2
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,24 @@ def sampled_log(context: Context, fingerprint: str) -> AnswerLog:
     return AnswerLog(path, key, say=context.progress.say, note=lm.chat.note)
 
 
+def _require_read(context: Context, responses: pd.DataFrame) -> None:
+    """Say which answers the scorer cannot read.
+
+    Raises:
+        InputError: they are so many that complying and degenerate models would look alike.
+    """
+    texts = (list(responses[name]) for name in ("prompt", "response", "class"))
+    count, note = unread_languages(context.scorer, *texts)
+    if note and count > UNREAD * len(responses):
+        raise InputError(
+            f"{context.scorer.name} cannot read {count} of the base model's {len(responses)} "
+            f"answers, which would count as neither refused nor answered. {note}; the answers are "
+            "kept"
+        )
+    if note:
+        context.progress.say(f"warning: {note}")
+
+
 def _score(context: Context, folder: Path, fingerprint: str) -> None:
     plan, lm = context.plan, context.reference
     log = answer_log(context.run.folder, lm, plan.max_new_tokens, fingerprint, context.progress.say)
@@ -154,6 +174,7 @@ def _score(context: Context, folder: Path, fingerprint: str) -> None:
             log=log,
         )
     write_table(folder / "responses.parquet", responses)
+    _require_read(context, responses)
     readout, scores = _readout(context, responses, fingerprint)
     if readout.why_not:
         context.progress.say(

@@ -203,11 +203,12 @@ def study_context(
         require_layers(plan, depth)
     pairs = read_deflections(plan.deflections, plan.concepts) if plan.deflections else None
     for arm in plan.arms:
-        require_inputs(arm, prompts if pairs is None else pairs)
+        require_inputs(arm, prompts, pairs)
+    require_bounded(plan, prompts)
     run = RunFolder(out, overwrite=plan.overwrite)
     if not (plan.overwrite and plan.arms):
         run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
-    context = Context(plan, prompts, pairs, run, progress, scorer_of(plan), given)
+    context = Context(plan, prompts, pairs, run, progress, scorer_of(plan, given), given)
     return _with_enough_prompts(context)
 
 
@@ -250,8 +251,15 @@ def require_layers(plan: StudyPlan, n_layers: int) -> None:
             raise InputError(f"layer is {layer}; {plan.model} has layers 0 to {n_layers - 1}")
 
 
-def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
+def require_inputs(arm: ArmPlan, prompts: pd.DataFrame, pairs: pd.DataFrame | None = None) -> None:
     """Check that an arm has the data that its objective needs.
+
+    Which prompts need a compliance is known only when the base model has answered them.
+
+    Args:
+        arm: the arm.
+        prompts: the table of prompts.
+        pairs: ready-made deflections, if they are given.
 
     Raises:
         InputError: a retain set or a column of compliances is missing.
@@ -260,8 +268,34 @@ def require_inputs(arm: ArmPlan, prompts: pd.DataFrame) -> None:
         return
     objective = for_forgetting(arm.training.objective)
     objective.require_retain(present=bool(arm.retain))
-    if objective.on_pairs and objective.name != "idk_dpo" and "compliance" not in prompts:
+    if not objective.on_pairs or objective.name == "idk_dpo" or arm.concept is None:
+        return
+    rows = prompts[(prompts["domain"] == arm.concept) & (prompts["label"] == "harmful")]
+    rows = rows[rows["split"] == "train"] if pairs is None else pairs
+    if "compliance" not in rows or rows["compliance"].isna().all():
         raise InputError(
-            f"{objective.name} trains on answers that replace refusals; give them in a column "
-            "named compliance"
+            f"{objective.name} trains on answers that replace refusals, and {arm.concept} has "
+            "none; give them in a column named compliance"
+        )
+
+
+def require_bounded(plan: StudyPlan, prompts: pd.DataFrame) -> None:
+    """Check that there are prompts on which the plan's bounds are measured.
+
+    Raises:
+        InputError: without them, every model would be within the bounds.
+    """
+    leak, utility = plan.bounds
+    rows = prompts[prompts["split"] == "validation"]
+    if utility is not None and not (rows["label"] == "benign").any():
+        raise InputError(
+            f"--utility-bound {utility:g} is measured on benign validation prompts, and there are "
+            "none; give some, or leave it out"
+        )
+    harmful = rows.loc[rows["label"] == "harmful", "domain"]
+    alone = [concept for concept in plan.concepts if (harmful == concept).all()]
+    if leak is not None and alone:
+        raise InputError(
+            f"--leak-bound {leak:g} is measured on the harmful validation prompts of domains other "
+            f"than {alone[0]}, and there are none; give some, or leave it out"
         )

@@ -35,6 +35,7 @@ from interp.model import LanguageModel, adapters_merged
 from interp.progress import Advance
 from interp.similarity import Rotation
 from interp.store import atomic_folder, read_table, write_json, write_table
+from unlearning.losses import for_forgetting
 from unlearning.scoring import Evaluation, panel_lines, view_of_panel
 from unlearning.training import (
     Bounds,
@@ -126,15 +127,18 @@ def inputs_of(
 
 
 def require_replaceable(context: Context, baseline: Baseline, arms: Sequence[ArmPlan]) -> None:
-    """Refuse to replace finished arms before the first one is trained.
+    """Before the first arm is trained: refuse to replace finished ones, and pairs with gaps.
 
     Raises:
-        InputError: one was finished from other inputs; not with ``--overwrite``.
+        InputError: an arm was finished from other inputs (not with ``--overwrite``), or a refusal
+            that it trains on has no compliance.
     """
     for arm in arms:
         finished = (context.run.arm(arm.name) / "DONE").is_file()
         if finished and arm.training and not arm.control:
             context.run.require_replaceable(arm.name, inputs_of(context, baseline, arm))
+        elif arm.concept and for_forgetting(arm.settings.objective).on_pairs:
+            mixture_of(context, baseline, arm)
 
 
 def save_merged(arm: Path, options: dict[str, Any]) -> Path:

@@ -6,7 +6,7 @@ the built-in matched pairs, in this order. Settings specific to model organisms 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analyses.study.plan import StudyPlan
-    from unlearning.scoring import Scorer
+    from interp.model import LanguageModel
+    from unlearning.scoring import Reader, Scorer
     from unlearning.training import TrainingSettings
 
 ORGANISM_FILE = "organism.json"
@@ -187,19 +188,35 @@ def prompts_of(plan: StudyPlan) -> pd.DataFrame:
     return defaults_for(plan.model).prompts(plan.prompts)
 
 
-def scorer_of(plan: StudyPlan) -> Scorer:
+def scorer_of(
+    plan: StudyPlan, given: LanguageModel | None = None, *, is_served: bool = False
+) -> Scorer:
     """The text scorer of a study; ``auto`` is the model's default headline.
 
     The studied base model is the panel's reader if the default reader is not there.
+
+    Args:
+        plan: names the scorer and the model.
+        given: the base model, if it is in memory.
+        is_served: whether a server holds the model, which then reads nothing here.
     """
-    from unlearning.scoring import Panel, find_scorer, readers_are_off
+    from unlearning.scoring import Panel, find_scorer
 
     name = defaults_for(plan.model).scorers[0] if plan.scorer == "auto" else plan.scorer
-    device = plan.model_options.get("device")
-    found = find_scorer(name, device)
-    if isinstance(found, Panel) and not readers_are_off():
-        return found.with_reader(plan.model, device)
+    found = find_scorer(name, plan.model_options.get("device"))
+    if isinstance(found, Panel) and not is_served:
+        return found.or_read_by(lambda: base_reader(plan.model, plan.model_options, given))
     return found
+
+
+def base_reader(
+    model: str, options: Mapping[str, Any], given: LanguageModel | None = None
+) -> Reader:
+    """A base model as the reader of answers, loaded as the base model itself is."""
+    from unlearning.scoring import Reader
+
+    others = {name: value for name, value in options.items() if name != "device"}
+    return Reader(model, options.get("device"), options=others, loaded=given)
 
 
 def name_of(model: str) -> str:

@@ -55,4 +55,5 @@ from .probes import probe_tokens as probe_tokens
 from .probes import relative_difference as relative_difference
 from .self_check import AS_EXPECTED as AS_EXPECTED
 from .self_check import SelfCheck as SelfCheck
+from .template import CLOCK as CLOCK
 from .thoughts import without_thoughts as without_thoughts

@@ -27,6 +27,7 @@ from .coherence import repetition as repetition
 from .evaluation import Evaluation as Evaluation
 from .evaluation import coherence_of as coherence_of
 from .evaluation import coherent_classes as coherent_classes
+from .evaluation import unread_languages as unread_languages
 from .fluency import Fluency as Fluency
 from .fluency import WithFluency as WithFluency
 from .fluency import at_other_prompts as at_other_prompts
@@ -46,7 +47,6 @@ from .reader import READER_DEPTH as READER_DEPTH
 from .reader import Reader as Reader
 from .reader import default_reader as default_reader
 from .reader import default_wheel as default_wheel
-from .reader import readers_are_off as readers_are_off
 from .reader import workload_of_reading as workload_of_reading
 from .reading import ModelScorer as ModelScorer
 from .reading import ResponseReader as ResponseReader

@@ -17,8 +17,9 @@ from interp.model import LanguageModel, Tokens, adapters_merged
 from interp.progress import Advance, silent
 from unlearning.generation import Answer, generate
 from unlearning.refusal import ResponsePrefixes, prefix_masses
-from unlearning.scoring.classes import COARSE, Scorer, refused, spoken
+from unlearning.scoring.classes import COARSE, FineScorer, Scorer, refused, spoken
 from unlearning.scoring.coherence import is_gibberish, repetition
+from unlearning.scoring.language import language_note
 from unlearning.scoring.reading import ModelScorer, verdicts
 from unlearning.utility import own_token_nll, response_token_nll
 
@@ -87,6 +88,24 @@ def _classes(scorer: Scorer, prompts: Sequence[str], texts: Sequence[str]) -> li
             stacklevel=3,
         )
     return ["other" if name is None else COARSE[name] for name in found]
+
+
+def unread_languages(
+    scorer: Scorer, prompts: Sequence[str], texts: Sequence[str], classes: Sequence[str]
+) -> tuple[int, str | None]:
+    """How many answers are in a language that the scorer cannot read, and a sentence about them.
+
+    Args:
+        scorer: read the answers; a judge reads any language.
+        prompts, texts: of the answers.
+        classes: of the answers, from :func:`coherent_classes`.
+    """
+    places = [place for place, name in enumerate(classes) if name == "other"]
+    if isinstance(scorer, ModelScorer) or not isinstance(scorer, FineScorer) or not places:
+        return 0, None
+    asked, said = ([rows[place] for place in places] for rows in (prompts, texts))
+    count = scorer.classify_finely(asked, said).count("other_language")
+    return count, language_note([spoken(text) for text in texts]) if count else None
 
 
 class Evaluation:

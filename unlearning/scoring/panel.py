@@ -18,7 +18,7 @@ are comparable; :meth:`Panel.log_odds` gives what it is compared with.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -33,7 +33,7 @@ from unlearning.scoring.language import is_english
 from unlearning.scoring.linear_classes import log_odds
 from unlearning.scoring.phrases import Phrases
 from unlearning.scoring.probe import Probe
-from unlearning.scoring.reader import Reader, default_reader, reader_of
+from unlearning.scoring.reader import Reader, default_reader, reader_of, readers_are_off
 from unlearning.scoring.registry import scorer
 from unlearning.scoring.rules import by_rule_in_english
 
@@ -72,9 +72,9 @@ class Panel(ThresholdScorer):
         """The same with its reader on a device."""
         return Panel(reader_of(self.reader.source, device)) if self.reader else self
 
-    def with_reader(self, source: str, device: str | None = None) -> Panel:
-        """The same; a panel without a reader gets this one."""
-        return self if self.reader else Panel(reader_of(source, device))
+    def or_read_by(self, reader: Callable[[], Reader]) -> Panel:
+        """The same; a panel without a reader gets this one, unless readers are switched off."""
+        return self if self.reader or readers_are_off() else Panel(reader())
 
     def rule(self, prompt: str, response: str) -> str | None:
         """Without a reader, nobody reads other languages."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +22,7 @@ from jaxtyping import Float
 from interp.activations import collect
 from interp.activations.positions import mean_over
 from interp.errors import InputError
-from interp.model import LanguageModel, Tokens, check_source
+from interp.model import CLOCK, LanguageModel, Tokens, check_source
 from interp.progress import Advance, silent
 from interp.store import file_hash
 from unlearning.scoring.classes import Texts, spoken
@@ -43,6 +45,7 @@ FIRST, LAST, LONGEST_REQUEST = 450, 150, 600
 #: Raise it with every other change of what is read.
 VERSION = "1"
 BATCH = 32  # texts in one forward
+READ_ON = "1 January 2025"  # for every reader, whatever today's date
 # The states of so many answers stay in memory, because several scorers read the same ones.
 KEPT = 10_000
 
@@ -89,17 +92,29 @@ class Reader:
     Args:
         source: hub id, folder or GGUF file.
         device: where it runs (default: CUDA if available).
+        options: other arguments of ``LanguageModel.load``.
+        loaded: the model, if it is in memory.
 
     Raises:
         InputError: no model is named.
         ModelError: the folder does not contain a model.
     """
 
-    def __init__(self, source: str, device: str | None = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        device: str | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+        loaded: LanguageModel | None = None,
+    ) -> None:
         if not source:
             raise InputError("no model named; expected probe:MODEL")
-        check_source(source)
-        self.source, self.device = source, device
+        self.source, self.device, self.options = source, device, options or {}
+        if loaded is None:
+            check_source(source)
+        else:
+            self.lm = loaded
         self._kept: dict[tuple[str, str], Float[np.ndarray, " feature"]] = {}
 
     @property
@@ -108,7 +123,10 @@ class Reader:
 
     @cached_property
     def lm(self) -> LanguageModel:
-        return LanguageModel.load(self.source, device=self.device)
+        # A template that reads the clock would make another reader of it every day.
+        arguments = {CLOCK: READ_ON, **(self.options.get("template_arguments") or {})}
+        options = {**self.options, "device": self.device, "template_arguments": arguments}
+        return LanguageModel.load(self.source, **options)
 
     @property
     def layer(self) -> int:
