@@ -73,7 +73,8 @@ def test_the_python_of_a_page_runs(
     # What a page registers is gone after it.
     for part in ("_entries", "_abouts", "_origins", "_makers"):
         monkeypatch.setattr(FORGET, part, dict(getattr(FORGET, part)))
-    shutil.copytree(sp.example_run().record.folder, "runs/mine")  # where the pages expect a run
+    for name in ("mine", "compared"):  # where the pages expect a run
+        shutil.copytree(sp.example_run().record.folder, f"runs/{name}")
     space: dict[str, Any] = {"__name__": "page"}
     for block in code_blocks(page.read_text(encoding="utf-8"), "python"):
         exec(compile(block, str(page), "exec"), space)

@@ -24,7 +24,7 @@ class Probe(ThresholdScorer):
     """A linear probe on the states of a language model that reads (prompt, response).
 
     Attributes:
-        reader: the model that reads; never the judged one.
+        reader: the model that reads; its weights are fixed for all models of a run.
     """
 
     reader: Reader

@@ -1,6 +1,6 @@
 """A language model as the reader of (prompt, response): the states that a probe reads.
 
-The reader is one ordinary model for everything that is compared, and never the judged one. It reads
+The reader is one ordinary model whose weights are fixed for everything that is compared. It reads
 the conversation in its chat format; the features are the states of one layer, averaged over the
 reply and at its end.
 """
