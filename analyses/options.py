@@ -81,8 +81,8 @@ Prompts = Annotated[
 Deflections = Annotated[
     Path | None,
     typer.Option(
-        help="File of the target's refusals to train on: prompt, response and, for DPO, compliance "
-        "(default: the model's own answers, collected first)."
+        help="File of the target's refusals to train on: prompt, response and, for dpo and "
+        "fine_tuning, compliance (default: the model's own answers, collected first)."
     ),
 ]
 Concept = Annotated[str, typer.Option(help="Domain whose refusals are unlearned.")]

@@ -52,8 +52,9 @@ class TrainingOptions:
     )
     retain_weight: list[float] | None = opt(
         None,
-        "Weight of the retain loss; several are tried, smallest first, until one contains the "
-        "leakage (default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms).",
+        "Weight of the retain loss. study and contain try several, smallest first, until one "
+        "contains the leakage (default: 0.03, 0.1, 0.3, 1, 3 as ratios of gradient norms; for "
+        "unlearn: 1 in units of the loss).",
         min=0,
     )
     retain_unit: str | None = opt(

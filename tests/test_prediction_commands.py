@@ -174,7 +174,7 @@ def test_a_run_is_a_world_for_the_tournament(run: Path, spillover: Spillover) ->
     code, text, _ = spillover("tournament", run, "--choose", "choices.json", "--out", "out")
     assert code == 0 and hash_of(read_choices("choices.json")) in text
     code, _, said = spillover("tournament", run, "--choices", "choices.json", "--out", "out")
-    assert code == 2 and "the choices were made on these worlds" in said
+    assert code == 2 and "the choices were made on these models" in said
     code, _, said = spillover("tournament", run, "--choices", run / "matrix.csv", "--out", "out")
     assert code == 2 and "is not JSON" in said
     code, text, said = spillover("tournament", run, "--out", "out")  # the shipped choices
@@ -202,7 +202,7 @@ def test_a_planned_tournament_names_its_worlds_and_refuses_those_chosen_on(
     spillover: Spillover, tmp_path: Path
 ) -> None:
     code, _, plan = spillover("tournament", "--dry-run")
-    assert code == 0 and "worlds: 12 (" in plan and not (tmp_path / "runs").exists()
+    assert code == 0 and "models: 12 (" in plan and not (tmp_path / "runs").exists()
     chosen = read_choices()
     chosen["worlds"] = [*chosen["worlds"], "run-204"]
     (tmp_path / "choices.json").write_text(json.dumps(chosen), encoding="utf-8")
@@ -220,7 +220,7 @@ def test_a_world_counts_once(spillover: Spillover, tmp_path: Path) -> None:
     for again in ("b.parquet", "world-1"):
         for more in ([], ["--dry-run"], ["--choose", "choices.json"]):
             code, _, said = spillover("tournament", "a.parquet", again, *more)
-            assert code == 2 and "world-1" in said and "give each world once" in said
+            assert code == 2 and "world-1" in said and "give each once" in said
     assert not (tmp_path / "choices.json").exists() and not (tmp_path / "runs").exists()
 
 
@@ -522,5 +522,5 @@ def test_the_tournament_s_figure_sets_apart_what_no_forecast_can_have() -> None:
 def test_worlds_that_chose_are_not_reported() -> None:
     rng = np.random.default_rng(1)
     frozen = frozen_on(["world-1"], good="")
-    with pytest.raises(InputError, match="world-1: the choices were made on these worlds"):
+    with pytest.raises(InputError, match="world-1: the choices were made on these models"):
         run_tournament([planted_world(rng, f"world-{i}", 1.0) for i in range(3)], frozen)

@@ -35,8 +35,8 @@ def contain(
     ),
     examples: str = opt(
         "8,32,128",
-        "Numbers of retained examples for methods that choose examples; all of them are always "
-        "tried as well.",
+        "Numbers of retained examples for methods that choose examples; equal is also trained on "
+        "all of them.",
         metavar=COMMAS,
     ),
     splits: int = opt(6, "Number of random splits into retained and held-out domains.", min=1),

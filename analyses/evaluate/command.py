@@ -76,7 +76,7 @@ def evaluate(
     ),
     scorer: list[str] | None = opt(
         None,
-        "Scorer of the answers; repeat for a panel, the headline first (default: panel and its "
+        "Scorer of the answers; may be repeated; the first is the headline (default: panel and its "
         "members; grammar for a model organism): {unlearning.scoring:scorer}.",
     ),
     server: shared.Server = None,

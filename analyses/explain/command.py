@@ -20,7 +20,11 @@ def explain(
     folder: Annotated[
         Path, typer.Argument(help="Folder of a run that keeps the weights of its arms.")
     ],
-    arm: list[str] | None = opt(None, "Arm to explain; may be repeated (default: every arm)."),
+    arm: list[str] | None = opt(
+        None,
+        "Arm to explain; may be repeated (default: every finished arm that keeps its weights, "
+        "without control arms).",
+    ),
     layers: str | None = opt(
         None,
         "Layers to examine, from 0, e.g. 4,8,12, or all; with some layers only, the cause may lie "

@@ -82,7 +82,7 @@ def tournament(
         list[Path] | None,
         typer.Argument(
             help="Folders of `matrix` runs, or a worlds.parquet of an earlier tournament (default: "
-            "the packaged worlds, so that the published tournament is repeated)."
+            "the packaged table of model organisms, which repeats the published tournament)."
         ),
     ] = None,
     out: shared.Out = Path("runs/tournament-RUNS"),
@@ -110,7 +110,7 @@ def tournament(
     names = [*(world.name for world in worlds), *matrix.runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(
-            f"{', '.join(twice)}: in several of the given tables and folders; give each world once"
+            f"{', '.join(twice)}: in several of the given tables and folders; give each once"
         )
     if dry_run:
         return _planned(names, None if choose else frozen, choose or out)
@@ -135,7 +135,7 @@ def _planned(worlds: list[str], frozen: dict[str, Any] | None, to: Path) -> DryR
     """A tournament with frozen choices, or without them the choosing, in words."""
     from analyses.predict.tournaments import hash_of, require_unseen
 
-    lines = [f"worlds: {len(worlds)} ({', '.join(worlds)})"]
+    lines = [f"models: {len(worlds)} ({', '.join(worlds)})"]
     if frozen is not None:
         require_unseen(worlds, frozen)
         lines += [

@@ -108,7 +108,7 @@ def report_tournament(
         f"{shown}\ncompared jointly (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
         f"{depths if moved else ''}"
-        f"worlds: {len(worlds)}; ceiling {ceiling}; p: all pairs; {folder / 'tournament.json'}"
+        f"models: {len(worlds)}; ceiling {ceiling}; p: all pairs; {folder / 'tournament.json'}"
     )
 
 
@@ -172,8 +172,8 @@ def require_unseen(names: Sequence[str], frozen: Mapping[str, Any]) -> None:
     """
     if seen := sorted(set(names) & set(frozen["worlds"])):
         raise InputError(
-            f"{', '.join(seen)}: the choices were made on these worlds; "
-            "report other worlds, or choose again on other worlds"
+            f"{', '.join(seen)}: the choices were made on these models; "
+            "report other models, or choose again on other models"
         )
 
 

@@ -28,7 +28,10 @@ def demo(
     timing: shared.Timing = True,
     dry_run: shared.DryRunOnly = False,
 ) -> Run | DryRun:
-    """Run the paper's experiment on the packaged model organism: NPO, also with a retain set."""
+    """Unlearn two domains of the packaged model organism with NPO, without and with a retain set.
+
+    This is the experiment of Mushtaq et al. 2025 (arXiv 2511.14017).
+    """
     from analyses.study.plan import demo_plan
     from interp.model.language_model import usable_device
 
