@@ -21,10 +21,10 @@
 # the direction differs in another checkpoint.
 #
 # Change one line. As it stands, the model is the packaged **model organism**, because
-# it runs anywhere (here in half a minute): five layers, trained from scratch on a planted
-# language. In its world a prompt is harmful only where a domain's verb meets an object of the same
-# domain; each alone is harmless. Which domains share verbs, and which share the words that they are
-# refused with, was drawn at random and is known. Its answers have no content. What you see below is
+# it runs anywhere (here in half a minute): five layers, trained from scratch. In its synthetic
+# language a prompt is harmful only where a harmful intent meets an object of the same domain; each
+# alone is harmless. Which domains share intents, and which share the words that they are refused
+# with, was drawn at random and is known. Its answers have no content. What you see below is
 # therefore a *check* of the tools, and no finding about real models.
 
 # %%
@@ -119,8 +119,8 @@ said.groupby(["domain", "label"])["class"].apply(rate).unstack(fill_value="")
 #
 # States of every layer at the last token, in one forward without the LM head. Then the mean
 # difference between harmful prompts and their matched benign prompts; pairs stay together in
-# everything that follows. Beside it a null that anyone can make: the same with labels shuffled
-# within pairs.
+# everything that follows. Next to it stands a simple null: the same with labels shuffled within
+# pairs.
 
 # %%
 training = prompts[(prompts["split"] == "train") & prompts["pair"].notna()]
@@ -142,10 +142,11 @@ columns = ["label", "layer", "n", "reliability", "reliability_low", "reliability
 directions.to_dataframe()[[*columns, "error_degrees"]].round(2)
 
 # %% [markdown]
-# **Reliability** is how well directions of two halves of the prompts agree: 1 without noise, 0
-# where there is nothing. `error_degrees` says how far the direction may be from the one that
-# endlessly many prompts would give. The shuffled one has a length too, and would look like a
-# direction to anyone who did not ask.
+# **Reliability** is the mean cosine between the directions of two halves of the prompts: 1 without
+# noise. With shuffled labels it is .43 to .55 here, but its interval includes 0 in four of the five
+# layers and begins at .00 in the other, so these data show no direction. `error_degrees` is the
+# angle to the direction that infinitely many prompts would give. The shuffled labels give a vector
+# with a length, too, and without its interval it would look like a direction.
 #
 # How prompts lie along it, each projected on a direction that was fitted *without* it:
 

@@ -21,9 +21,9 @@
 # and how alike they are, layer by layer. Every number comes with what it would read if there were
 # nothing: that is most of the work, and all of the point.
 #
-# The model is the packaged model organism: five layers, trained from scratch in a
-# planted world, so that at the end we can compare with the ground truth. For a model of your own,
-# change the two lines marked `← yours`. On two cores this notebook takes about half a minute.
+# The model is the packaged model organism: five layers, trained from scratch on a synthetic
+# language, so that at the end we can compare with the ground truth. For a model of your own, change
+# the two lines marked `← yours`. On two cores this notebook takes about half a minute.
 
 # %%
 import numpy as np

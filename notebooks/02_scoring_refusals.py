@@ -26,7 +26,7 @@
 # | `phrases` | what is said, and where in the answer | nothing |
 # | `classifier` | words of both ends; seven classes | seconds, once |
 # | `panel`, the default | these two, and a small language model's states | a forward of it |
-# | log-odds | how likely the first token is a refusal's | one forward, no text |
+# | log-odds | how likely the answer begins with a refusal prefix | one forward, a few short steps |
 # | coherence rules | loops, runs of symbols, broken bytes | nothing |
 # | fluency | what the base model finds incoherent | one forward of the base |
 #
@@ -258,7 +258,7 @@ dots(
 #
 # A scorer is chosen on models that refuse, and used on models that no longer do. So take one model
 # and change it in four ways. The packaged **model organism** is a small model of a
-# planted language: a refusal is `Nope, this stays unanswered!`, an answer is `Sure: done.`; a
+# synthetic language: a refusal is `Nope, this stays unanswered!`, an answer is `Sure: done.`; a
 # grammar knows what each text is. We unlearn its refusals in one domain, and know the truth.
 #
 # - *complies*: NPO at a low rate, on its own refusals;
@@ -337,8 +337,8 @@ pd.DataFrame(
 # %% [markdown]
 # ## Refusal log-odds, and whether they may be used
 #
-# The refusal log-odds are those that the first token begins a refusal. The refusal prefixes are
-# found in the base model's own refusals and then frozen. With a scorer that cannot read those,
+# The refusal log-odds are those that the answer begins with a refusal prefix. The refusal prefixes
+# are found in the base model's own refusals and then frozen. With a scorer that cannot read those,
 # there are no log-odds, and it says so:
 
 # %%
@@ -405,14 +405,15 @@ log_odds_figure()
 # %% [markdown]
 # (Where every pair is ordered rightly, a bootstrap has no width.) Valid on the base does not mean
 # valid for ever: the prefixes are the tokens that unlearning pushes down, and the log-odds see
-# nothing of what comes after the first token.
+# nothing of what comes after the prefix.
 #
 # ## Is it still language?
 #
 # Two readers ask that, and neither reads for refusal. The **rules** look at the characters.
 # **Fluency** asks the base model: is there a stretch as surprising as its own words in random
 # order? It learns where that line lies from 200 answers of the base model, without any label. Next
-# to them **p_O**, the mass at the first token on neither refusal nor compliance prefixes.
+# to them **p_O**, the probability that the answer begins with neither a refusal prefix nor a
+# compliance prefix.
 
 # %%
 hot = prompts[prompts["split"] == "train"].sample(200, random_state=1)
@@ -468,13 +469,14 @@ dots(
 # - *complies*: only readers that could read the base can say that anything changed.
 # - *late refusal*: the log-odds and the list say it complies. The classifier reads on and says that
 #   it refuses; the panel is divided. Fluency calls it incoherent: in so small a language the base
-#   has never seen the sentence. Unusual and broken look alike to a base that is sure of everything.
+#   has never seen the sentence. Fluency flags any text that the base finds improbable, whether it
+#   is degenerate or only new.
 # - *degenerate A*: every first token is an answer's, so p_O is 0 and the log-odds call it
 #   compliant; the rules find a loop in few answers. Only fluency sees all of it.
 # - *degenerate B*: broken from the first token on. Now p_O sees half of it.
 #
 # No reader gets all five rows right. The classifier and the panel miss both degenerate arms,
-# fluency misreads the late refusal, and p_O and the log-odds miss what follows the first token.
+# fluency misreads the late refusal, and p_O and the log-odds miss what follows the prefix.
 #
 # ## Who agrees with whom
 #

@@ -21,9 +21,9 @@
 # says where the change sits. Needs no pairs of prompts, and works for any two checkpoints of one
 # architecture.
 #
-# The model is the packaged **model organism**: five layers, trained from scratch in a
-# planted world, whose answers have no content. It is unlearned here, in seconds. For two models of
-# your own, change the lines marked `← yours`. On two cores this notebook takes under a minute.
+# The model is the packaged **model organism**: five layers, trained from scratch on a synthetic
+# language; its answers have no content. It is unlearned here, in seconds. For two models of your
+# own, change the lines marked `← yours`. On two cores this notebook takes under a minute.
 
 # %%
 import copy
@@ -127,10 +127,10 @@ three = {
 pd.DataFrame({name: outcome(*about) for name, about in three.items()}).transpose()
 
 # %% [markdown]
-# Both **complied**. Had the second one babbled, its log-odds would look like success all the same,
-# so would the mass on anything but prefixes (p_O), since such answers still *begin* well, and so
-# would every heatmap below. We go on with the first. What it lost elsewhere, although nothing else
-# was trained on:
+# Both **complied**. Log-odds cannot show degeneration: a model that writes gibberish after a
+# compliance prefix has the same log-odds and the same p_O (the mass on neither kind of prefix) as
+# one that answers, and the heatmaps below would look the same. So we read the text first. We go on
+# with the first model. What it lost in other domains, although nothing else was trained on:
 
 # %%
 elsewhere = respond(after, held_out)

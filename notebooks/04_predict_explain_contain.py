@@ -18,12 +18,12 @@
 #
 # A model is made to unlearn its refusals in **one** domain, and refuses less in domains that were
 # never touched. This notebook goes through the whole argument on one small model, live: where the
-# probability goes, who takes whom along, what could have told us before any training, which change
-# inside the model carries the loss, and what keeps it from happening. Where one model proves
-# nothing, results over many worlds are read from tables that come with the package, next to the
-# command that made them.
+# probability goes, which domains lose refusal together, what predicts this before any training,
+# which change inside the model carries the loss, and what keeps it from happening. One model proves
+# nothing, so results over many model organisms are read from tables that come with the package,
+# next to the command that made them.
 #
-# The model is the **model organism** `organism`: five layers, trained in a planted world; its
+# The model is the **model organism** `organism`: five layers, trained on a synthetic language; its
 # answers have no content. For a model of your own change the lines marked `← yours`. On two cores
 # this takes some ten minutes, nearly all of it training.
 
@@ -59,8 +59,8 @@ quiet = runs.Progress(quiet=True)
 # NPO's gradient starts as that of the summed log-probability of the model's own refusals, S_a, for
 # every β. So one small step of Adam on domain a moves the refusal log-odds m_b of domain b by the
 # learning rate times K[a,b] = ⟨P ∇S_a, ∇m_b⟩. Divided by K[a,a] it has no unit: what b loses
-# relative to what a loses. The bars are of other prompts, and of
-# what a first step left out on development model organisms.
+# relative to what a loses. The bars cover prompt sampling and the error of the first-step
+# approximation on the twelve gated model organisms of the tournament (root mean square .16).
 
 # %%
 organism = str(sp.unlearning.organism.shipped())
@@ -86,8 +86,8 @@ matrix = runs.LeakageMatrix.load([context.run.folder])
 
 # %% [markdown]
 # **Where does the probability go?** A model that stops refusing by babbling has forgotten nothing:
-# it is degenerate. What is *second* now decides. Of what is not refusal, nearly all is compliance
-# here, and that is where the mass goes.
+# it is degenerate. The response class that was already second gains the probability; here it is
+# compliance, which has nearly all of what is not refusal.
 
 # %%
 rows = []
@@ -104,18 +104,19 @@ for arm in record.arms:
 pd.DataFrame(rows).set_index("unlearned").round(2)
 
 # %% [markdown]
-# **Who takes whom along?** A[a,b] is 0 where b is untouched while a is unlearned and 1 where it
-# falls in step. Rows and columns differ: the matrix is *directed*, and a symmetric cosine cannot be
-# right about it.
+# **Which domains lose refusal together?** A[a,b] is 0 where b is untouched while a is unlearned
+# and 1 where it falls in step. Rows and columns differ: the matrix is *directed*, and a symmetric
+# cosine cannot be right about it.
 
 # %%
 run = next(iter(matrix.runs))
 sp.analyses.matrix.leakage_matrix_figure(matrix)
 
 # %% [markdown]
-# A[a,b] = μ + α_a + γ_b + δ_ab: *source effect* (sources that take much along), *target effect*
-# (targets that go anyway) and *interaction* (what belongs to the pair). Only δ is about two
-# concepts together. With one seed the last share still holds the noise.
+# A[a,b] = μ + α_a + γ_b + δ_ab: *source effect* (sources that take refusal from every domain),
+# *target effect* (targets that lose refusal with every source) and *interaction* (what belongs to
+# the pair). Only δ is about two concepts together. With one seed the last share still holds the
+# noise.
 
 # %%
 parts, asymmetry = matrix.decomposition(run), matrix.asymmetry(run)
@@ -130,7 +131,7 @@ pd.Series(
 ).round(2)
 
 # %% [markdown]
-# **Was the forecast right?** The forecast next to what came, for this one target (twelve fresh
+# **Was the forecast right?** Forecast and measured leakage for this one target (twelve held-out
 # model organisms are next):
 
 # %%
@@ -144,8 +145,8 @@ beside.round(2)
 # ## One model is an anecdote: the tournament
 #
 # Fifteen predictors, each with one variant (its layer, its preconditioner) that was frozen on
-# eight development worlds, on twelve fresh ones: model organisms whose ground truth was drawn anew,
-# two unlearning seeds each. Made by
+# eight development model organisms, are tested on twelve held-out ones, whose ground truth was
+# drawn anew, with two unlearning seeds each. Made by
 #
 # ```bash
 # python -m experiments organisms --out worlds --recipe ungated \
@@ -163,19 +164,19 @@ print(f"{len(result['worlds'])} worlds, reliability of A {result['reliability']:
 predict.tournament_figure(result)
 
 # %% [markdown]
-# The same without ranks, for three of them: every pair of every world, what was told of it against
-# what came. On the dotted line it came as told.
+# The same without ranks, for three of them. Predicted against measured leakage, for every pair and
+# model organism. On the dotted line they are equal.
 
 # %%
 predict.cells_figure(fresh, result)
 
 # %% [markdown]
-# Grey bands (above) are where predictors come out whose domains' names are shuffled. Cosines of
-# mean differences *are* told from nothing. A kernel, which knows what the objective does to the
-# weights and what the refusal log-odds read from them, comes close to all that could be known (the
-# dashed line), and its ratio is the leakage itself, not only its rank. The paper's R3, a first
-# principal component, comes out near 0. Of the *ground truth*, shared read-out explains a good
-# part; shared features, none.
+# The grey bands of the first figure are the null: predictors with permuted domain names. Cosines
+# of mean differences lie outside it. The kernels, which know what the objective does to the weights
+# and what the refusal log-odds read from them, come close to the ceiling (dashed line), and their
+# ratio predicts the size of leakage, not only its rank. R3 of Mushtaq et al. 2025, a first
+# principal component, has a rank correlation near 0. Of the *ground truth*, shared read-out
+# explains a good part; shared features, none.
 
 # %% [markdown]
 # ## Which change carries the loss?
@@ -226,9 +227,9 @@ columns = ["method", "examples", "complied", "answer_rate", "retained", "held_ou
 methods[[*columns, "held_out_low", "held_out_high"]].round(2)
 
 # %% [markdown]
-# Two splits of one world decide nothing, and the intervals say so. Over four fresh worlds, six
-# splits each (in the fourth only equal shares and random examples); the method that was frozen on
-# three development worlds has a ring:
+# Two splits of one model organism decide nothing, and the intervals say so. Next, four held-out
+# model organisms with six splits each (in the fourth only equal shares and random examples); the
+# method that was frozen on three development model organisms has a ring:
 #
 # ```bash
 # python -m experiments containment --seeds 207,208,209,210 --examples 8,32,128 --out contained
@@ -253,9 +254,9 @@ pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 # %% [markdown]
 # ## What this does not show
 #
-# - Organisms are small, and what they know was made up. That a kernel predicts leakage there says
-#   that the instrument works; on your model, run `spillover predict`, then `spillover matrix`, and
-#   see.
+# - Model organisms are small, and their ground truth is synthetic. That a kernel predicts leakage
+#   there says that the instrument works; on your model, run `spillover predict`, then
+#   `spillover matrix`, and see.
 # - The kernel is of the first step. Where unlearning goes far (large rates, full rank, many epochs)
 #   later steps may go elsewhere.
 # - Recovered is not repaired: `spillover contain` tests the recommended arm for shallow recovery by
