@@ -33,10 +33,13 @@ TERMS = {
     r"told? apart|tells? .{0,30}\bapart": "distinguished",
     r"(?<!there )(?:is|are) no(?! (?:longer|more|less|larger|smaller|better|worse))": "is not",
     r"of (?:its|their|one's|his) own": "separate, its own …",
-    r"[Ww]hose is it": "Source, target and interaction effects",
+    r"whose is it": "Source, target and interaction effects",
     r"--plan|--trained|--activation-checkpointing": "the option's new name",
 }
-NOT_SAID = {re.compile(rf"(?<![\w`-])(?:{term})(?![\w`-])"): say for term, say in TERMS.items()}
+NOT_SAID = {
+    re.compile(rf"(?<![\w`-])(?:{term})(?![\w`-])", re.IGNORECASE): say
+    for term, say in TERMS.items()
+}
 CODE = re.compile(
     r"```.*?```|``.*?``|`[^`]*`|<!--.*?-->|\{[{%].*?[%}]\}|\{[^{}]*\}|\"organism\""
     r"|^ *(?:>>>|\.\.\.) .*?$",
@@ -117,5 +120,9 @@ def test_the_words_are_found_where_they_stand() -> None:
     assert [say for _, say in said("The twins of the organism's `twin` column")] == [
         "model organism",
         "matched benign prompts",
+    ]
+    assert [say for _, say in said("Organisms stand at the start. Beside them, others.")] == [
+        "model organism",
+        "next to, and, compared with",
     ]
     assert not list(said("A model organism; matched benign prompts; `--plan` was its name"))
