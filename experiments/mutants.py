@@ -1,8 +1,8 @@
 """Do the tests notice a wrong line? Change one line at a time, and run the tests that come near.
 
 The mutants are the 62 that lived when the tests of version 0.1 were tried (``mutants.toml``) and
-others that are drawn from the three wings (:mod:`experiments.mutation`). Each is made in a copy of
-the tree. The test files that import the changed file run until one test fails
+others that are drawn from the three packages (:mod:`experiments.mutation`). Each is made in a copy
+of the tree. The test files that import the changed file run until one test fails
 (:mod:`experiments.related_tests`), the nearest files first. At the end every test that noticed a
 mutant has to pass on the unchanged copy. Mutants without an effect are listed in ``mutants.toml``
 with the reason.
@@ -60,7 +60,7 @@ def known_mutants() -> list[Mutant]:
 
 
 def all_mutants(seed: int = SEED, counts: dict[str, int] | None = None) -> list[Mutant]:
-    """The survivors of version 0.1, and as many drawn mutants of every wing as ``counts`` says."""
+    """The survivors of version 0.1, and of every package as many drawn mutants as in ``counts``."""
     reasons = _reasons()
     drawn = draw(ROOT, WINGS if counts is None else counts, seed)
     return [*known_mutants(), *(_judged(one, reasons) for one in drawn)]
@@ -269,13 +269,13 @@ def _read(results: Path) -> dict[str, dict[str, object]]:
 
 
 def page_of(table: pd.DataFrame) -> str:
-    """The page of the docs: counts by wing, and a line per mutant."""
+    """The page of the docs: counts by package, and a line per mutant."""
     wing = table["file"].str.split("/").str[0]
     verdicts = ["killed", "equivalent", "survived", "absent"]
     counts = pd.crosstab(wing, table["verdict"]).reindex(columns=verdicts, fill_value=0)
     counts.loc["all"] = counts.sum()
     lines = [
-        "| wing | mutants | killed | equivalent | survived |", "|---|---|---|---|---|",
+        "| package | mutants | killed | equivalent | survived |", "|---|---|---|---|---|",
         *(f"| {name} | {row.sum()} | {row['killed']} | {row['equivalent']} | {row['survived']} |"
           for name, row in counts.iterrows()),
         "", "| file | where | change | noticed by |", "|---|---|---|---|",

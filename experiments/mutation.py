@@ -84,7 +84,7 @@ class Mutant:
 
 
 def draw(root: Path, wings: dict[str, int], seed: int) -> list[Mutant]:
-    """As many mutants of every wing as ``wings`` says, at most one in each function."""
+    """As many mutants of every package as ``wings`` says, at most one in each function."""
     found = []
     for wing, count in wings.items():
         files = sorted(path for path in (root / wing).rglob("*.py"))

@@ -7,8 +7,8 @@ including those of plug-ins, and stays fast::
     @objective(title="NPO", paper="Zhang et al. 2024, arXiv 2404.05868", badge="faithful")
     def npo(log_probs, reference, mask, *, beta=0.1): ...
 
-A room is a package whose modules declare the built-in entries. The registry imports an entry's
-module when the entry is requested by name. To add an entry, add or edit one file.
+A registry's room is the subpackage whose modules declare the built-in entries. The registry imports
+an entry's module when the entry is requested by name. To add an entry, add or edit one file.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
     Args:
         kind: the kind of entry, for error messages, for instance ``estimator``.
-        room: the package whose modules declare the built-in entries; None if that package calls
+        room: the subpackage whose modules declare the built-in entries; None if that package calls
             :meth:`open_room`.
         decorator: the name of the function that registers an entry.
     """
@@ -122,7 +122,7 @@ class Registry(Mapping[str, E], Generic[E]):
             )
 
     def module_of(self, name: str) -> str | None:
-        """The module of the room that declares this name; None for a plug-in's entry."""
+        """The module of the subpackage that declares this name; None for a plug-in's entry."""
         modules = _modules(self.room) if self.room else {}
         found = (m for m, path in modules.items() if name in _declarations(path, self.decorator))
         return next(found, None)

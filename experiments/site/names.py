@@ -1,4 +1,4 @@
-"""Pages of Python names for autodoc: those of the front door, then those of every room."""
+"""Pages of Python names for autodoc: those of the front door, then those of every subpackage."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ of `import spillover as sp` come first, each with an example that runs.
 
 """
 ROOMS = """
-## Rooms
+## Subpackages
 
-`sp.interp`, `sp.unlearning` and `sp.analyses` are sets of folders (*rooms*); each room answers one
-question. Import from the room: `from interp.directions import MeanDifference`.
+`sp.interp`, `sp.unlearning` and `sp.analyses` are sets of subpackages; each answers one question.
+Import from the subpackage: `from interp.directions import MeanDifference`.
 
 """
 
@@ -52,7 +52,7 @@ def name_pages() -> Iterator[tuple[str, str]]:
         first = f"On this page you can {what}. Use every name as `sp.NAME`, after "
         text = [f"# {title}", "", first + "`import spillover as sp`.", ""]
         yield f"{FOLDER}/{tree[-1]}.md", "\n".join([*text, *_directives("spillover", names)])
-    listed = ["| Room | What it holds |", "|---|---|"]
+    listed = ["| Subpackage | What it holds |", "|---|---|"]
     for room, names in rooms().items():
         holds = (inspect.getdoc(import_module(room)) or "").partition("\n\n")[0]
         holds = " ".join(holds.split()).replace("``", "`").replace("|", "\\|")
@@ -82,7 +82,7 @@ def front_door() -> dict[str, list[str]]:
 
 
 def rooms() -> dict[str, list[str]]:
-    """The public names of every room of the three floors."""
+    """The public names of every subpackage of the three packages."""
     found = {}
     for floor in FLOORS:
         folder = Path(str(import_module(floor).__file__)).parent
