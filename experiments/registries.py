@@ -17,14 +17,15 @@ KINDS: dict[str, tuple[Registry, str]] = {
 
 
 def registry_table() -> str:
-    """The package's entries as a Markdown table: kind and option, name, title, paper, badge."""
+    """The package's entries as a Markdown table: kind, name, what the entry is, paper, badge."""
     rows = ["| Kind | Name | What it is | Paper | Badge |", "|---|---|---|---|---|"]
     for kind, (registry, option) in KINDS.items():
         for name, about in registry.abouts.items():
             if registry.own_source(name):
                 continue  # a plug-in's
+            what = METHODS[name].does if registry is METHODS else about.title
             rows.append(
-                f"| {kind} (`{option}`) | `{about.option}` | {about.title} "
+                f"| {kind} (`{option}`) | `{about.option}` | {what} "
                 f"| {about.paper or 'here'} | {_badge(about)} |"
             )
     return "\n".join(rows) + "\n"

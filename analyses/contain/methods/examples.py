@@ -65,7 +65,7 @@ def equal_shares(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: i
 @method(
     "random",
     title="random",
-    does="the same on random examples: the baseline of every choice",
+    does="cross-entropy on random deflections: the baseline of every choice",
     weight_like="equal",
     colour="#8c8c8c",
 )
@@ -77,7 +77,7 @@ def at_random(_evidence: Evidence, _concept: str, pool: pd.DataFrame, seed: int)
     "twins",
     option="wording",
     title="nearest wording",
-    does="the same on the prompts with the wording most similar to a forgotten one",
+    does="cross-entropy on deflections of prompts with the wording most similar to a forgotten one",
     weight_like="equal",
     colour="#dd8452",
 )
@@ -100,7 +100,8 @@ def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
 @method(
     "cosine",
     title="cosine",
-    does="the same on the prompts whose states align most with the target's direction",
+    does="cross-entropy on deflections of prompts whose states have the largest cosine with the "
+    "target's direction",
     weight_like="equal",
     colour="#55a868",
 )
@@ -126,7 +127,7 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
 @method(
     "kernel",
     title="kernel",
-    does="the same on the refusals that a step of unlearning lowers most",
+    does="cross-entropy on the deflections that a step of unlearning lowers most",
     weight_like="equal",
     needs_log_odds=True,
     colour="#c44e52",
