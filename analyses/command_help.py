@@ -1,4 +1,4 @@
-"""The words about a command: its help texts, and the docstring of its Python function."""
+"""Help texts of commands, and docstrings of their Python functions."""
 
 from __future__ import annotations
 

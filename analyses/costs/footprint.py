@@ -1,4 +1,4 @@
-"""What a training step holds in memory, measured on a cut model without any numbers in it."""
+"""Memory of a training step, measured on a few layers whose tensors have shapes and no values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs no learning and no list: classes by rule, and the words that address the user."""
+"""Rules that need neither training nor a phrase list, and the words that address the user."""
 
 from __future__ import annotations
 
