@@ -323,7 +323,9 @@ def test_a_reproduction_on_the_organism(
 ) -> None:
     right = iter([1.0, 0.8, 0.9])  # of the base and of the two arms
     monkeypatch.setattr("unlearning.utility.tasks.require_harness", lambda: None)
-    monkeypatch.setattr("analyses.evaluate.losses.run_tasks", lambda *_, **__: answers(next(right)))
+    monkeypatch.setattr(
+        "analyses.evaluate.utility.run_tasks", lambda *_, **__: answers(next(right))
+    )
     prompts, out = tmp_path / "prompts.jsonl", tmp_path / "run"
     few = world[world["domain"].isin((*SOME, "general"))]
     few.to_json(prompts, orient="records", lines=True)

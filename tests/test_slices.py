@@ -30,8 +30,8 @@ from unlearning.organism import (
     slice_check_of,
     slice_deleted,
 )
+from unlearning.organism.circuits import ALONE, OTHERS_ON, OWN_ON, Sliced
 from unlearning.organism.training import Lesson
-from unlearning.organism.twins import ALONE, OTHERS_ON, OWN_ON, Sliced
 from unlearning.training import TrainingSettings, prepare_in_place
 
 NAMES = ("safety", "privacy", "bias")

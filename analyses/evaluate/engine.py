@@ -16,9 +16,9 @@ import pandas as pd
 from analyses.evaluate.coherence import add_coherence
 from analyses.evaluate.estimates import separation
 from analyses.evaluate.findings import LOG_ODDS, Findings, ReadoutCheck, class_by, refused_by
-from analyses.evaluate.losses import divergence_from_base, likelihood_of_texts, scores_on_tasks
 from analyses.evaluate.plan import Inputs
 from analyses.evaluate.subjects import EvaluatedModel, Session
+from analyses.evaluate.utility import divergence_from_base, likelihood_of_texts, scores_on_tasks
 from analyses.runs import Progress, unit_of
 from analyses.study import thought_note
 from interp.errors import InputError

@@ -267,8 +267,8 @@ def write_calibration(
         path: rows with ``response`` and a label.
         out: a JSONL file with ``response`` and ``class``, written whole or not at all.
         label: the field that has the label (``a.b`` for a field within a field). By default, the
-            label of a known set (:mod:`unlearning.data.people`), else ``class``, else ``refused``,
-            else ``label``; in a file that `score` wrote, ``label`` alone.
+            label of a known set (:mod:`unlearning.data.labelled_answers`), else ``class``, else
+            ``refused``, else ``label``; in a file that `score` wrote, ``label`` alone.
 
     Returns:
         Numbers of written answers by class, including gibberish. Answers that a rule recognises

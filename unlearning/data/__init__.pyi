@@ -1,7 +1,7 @@
-from .people import LABELLED_SETS as LABELLED_SETS
-from .people import LabelledSet as LabelledSet
-from .people import labelled_set as labelled_set
-from .people import read_answers as read_answers
+from .labelled_answers import LABELLED_SETS as LABELLED_SETS
+from .labelled_answers import LabelledSet as LabelledSet
+from .labelled_answers import labelled_set as labelled_set
+from .labelled_answers import read_answers as read_answers
 from .prompts import DOMAINS as DOMAINS
 from .prompts import MATCHED_PAIRS as MATCHED_PAIRS
 from .prompts import as_prompts as as_prompts

@@ -125,8 +125,8 @@ def train(
     import torch
 
     from interp.model import Chat, LanguageModel, merged
+    from unlearning.organism.circuits import teach_twin
     from unlearning.organism.tokenizer import build_tokenizer
-    from unlearning.organism.twins import teach_twin
 
     world = replace(World(seed), **knobs)
     tokenizer = build_tokenizer()

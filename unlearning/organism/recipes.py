@@ -19,9 +19,9 @@ import json
 from dataclasses import asdict, dataclass
 
 from interp.errors import InputError, expected
+from unlearning.organism.circuits import SLICED
 from unlearning.organism.slices import CIRCUITS
 from unlearning.organism.training import ALIGNMENT, HELPFUL, Stage
-from unlearning.organism.twins import SLICED
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Recipe:
         layers: of the model.
         stages: of training, in order.
         circuits: low-rank slices in which the last stage learns to refuse, ``shared`` or ``routed``
-            (:mod:`unlearning.organism.twins`); None trains the model's own weights.
+            (:mod:`unlearning.organism.circuits`); None trains the model's own weights.
     """
 
     layers: int

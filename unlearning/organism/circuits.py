@@ -103,7 +103,7 @@ def teach_twin(
 def _with_adapters(lm: LanguageModel, rank: int, seed: int) -> LanguageModel:
     """Adapters on all linear weights but the head's; all else is frozen.
 
-    Not those of ``unlearning.training``: it imports scorers, and one of them is of this room.
+    Not those of ``unlearning.training``: it imports scorers, and one of them is of this subpackage.
     """
     from peft import LoraConfig, get_peft_model
 
