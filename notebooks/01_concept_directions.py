@@ -236,9 +236,9 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# In this one world the cosines go with how domains are *declined* and not with what is *asked*,
-# already in the second of five layers. One world is one draw: whether it holds in others is a
-# question for more of them, not for more prompts.
+# In this one model organism the cosines go with how domains are *declined* and not with what is
+# *asked*, already in the second of five layers. One model organism is one draw: whether it holds in
+# others is a question for more of them, not for more prompts.
 #
 # ## Does the estimator matter?
 #
