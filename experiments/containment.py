@@ -36,7 +36,10 @@ from unlearning.organism import GATED
 
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)  # of the retain loss
 CHOICES = Path(__file__).with_name("containment_choices.json")
-SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")  # gated model organisms
+# Gated model organisms, of the committed rows; and those of an earlier run.
+SHIPPED_WORLDS = Path(__file__).with_name("containment_worlds.csv")
+SHIPPED_EARLIER = Path(__file__).with_name("containment_earlier_worlds.csv")
+SHIPPED_ROWS = Path(__file__).parents[1] / "docs" / "gallery" / "rows" / "contained_worlds"
 SHIPPED_UNGATED = Path(__file__).with_name("containment_ungated_worlds.csv")
 TABLE = "worlds.csv"
 MEASURES = ("held_out", "retained", "benign", "answer_rate", "other_mass", "held_out_less_random")

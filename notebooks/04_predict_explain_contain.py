@@ -228,11 +228,11 @@ methods[[*columns, "held_out_low", "held_out_high"]].round(2)
 
 # %% [markdown]
 # Two splits of one model organism decide nothing, and the intervals say so. Next, four held-out
-# model organisms with six splits each (in the fourth only equal shares and random examples); the
-# method that was frozen on three development model organisms has a ring:
+# model organisms with six splits each; the method that was frozen on three development model
+# organisms has a ring:
 #
 # ```bash
-# python -m experiments containment --seeds 207,208,209,210 --examples 8,32,128 --out contained
+# python -m experiments containment --seeds 211,212,213,214 --out contained
 # ```
 
 # %%
@@ -248,8 +248,8 @@ pooled[[*shown, "held_out_low", "held_out_high"]].round(2)
 # Read `complied` before anything else: where the target does not comply, recovery is its own
 # refusal. What was trained to stay recovers more than what was not (docs/explanation has the
 # interval): part of every recovery is retraining, and part is not. More examples help; choosing
-# them does not: examples that the kernel chooses recover no more than random ones. Predicting
-# leakage did not help to choose retain data.
+# them does not: no choice recovers more than random examples, and examples chosen by cosine recover
+# less. Predicting leakage did not help to choose retain data.
 
 # %% [markdown]
 # ## What this does not show

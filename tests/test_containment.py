@@ -35,6 +35,8 @@ from analyses.runs import Arm, RunRecord, TargetVerdict
 from analyses.study import NoLogOddsError, StudyPlan
 from analyses.study.mixing import chosen, dealt
 from experiments.containment import (
+    SHIPPED_EARLIER,
+    SHIPPED_ROWS,
     SHIPPED_UNGATED,
     SHIPPED_WORLDS,
     TABLE,
@@ -51,7 +53,7 @@ from interp.store import read_json
 from tests.conftest import Spillover
 from tests.synthetic_run import DOMAINS, PLANTED_LEAKAGE, RETAINED, scores_of
 from unlearning.deflections import refusals_of
-from unlearning.organism import load_world, shipped
+from unlearning.organism import load_world, recipe_of, shipped
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 from unlearning.training import TrainingSettings, prepare_in_place
 
@@ -502,7 +504,7 @@ def test_containment_says_how() -> None:
     assert Containment("kernel", 8, 0).how is METHODS["kernel"]
 
 
-@pytest.mark.parametrize("shipped_table", [SHIPPED_WORLDS, SHIPPED_UNGATED])
+@pytest.mark.parametrize("shipped_table", [SHIPPED_WORLDS, SHIPPED_EARLIER, SHIPPED_UNGATED])
 def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(
     shipped_table: Path, tmp_path: Path
 ) -> None:
@@ -519,6 +521,26 @@ def test_the_reported_worlds_are_none_that_the_method_was_chosen_on(
     here = choose_method(tmp_path / TABLE, tmp_path / "choices.json")
     assert set(here["worlds"]) == set(table["world"])
     assert frozen_choice(table, tmp_path / "choices.json") is None
+
+
+def test_the_shipped_table_is_made_from_the_shipped_rows() -> None:
+    """One model organism with one method; ``experiments containment --rows`` makes all of it."""
+    rows, arms = (pd.read_parquet(SHIPPED_ROWS / f"{name}.parquet") for name in ("rows", "arms"))
+    manifest = read_json(SHIPPED_ROWS / "manifest.json")
+    assert manifest["frozen"] == recipe_of(manifest["recipe"]).digest
+    assert not set(map(int, manifest["held_out"])) & {106, 107, 108}, "the choice was made on these"
+    planned_arms = sum(map(len, manifest["methods"].values())) * 6 + 1
+    made = arms.groupby("world")["arm"].nunique()
+    assert (made == planned_arms).all() and set(made.index) == set(map(int, manifest["held_out"]))
+
+    seed, held_out = next(iter(manifest["held_out"].items()))
+    chosen_arms = (arms["method"] == "equal") & (arms["examples"] == 32)
+    here = arms[(arms["world"] == int(seed)) & (chosen_arms | arms["method"].isna())]
+    asked = {**manifest, "methods": {"equal": [32]}, "held_out": {seed: held_out}}
+    found = methods_of(rows, here, asked)
+    wanted = pd.read_csv(SHIPPED_WORLDS).merge(found[["world", "method", "examples"]])
+    for name in ("complied", "answer_rate", "retained", "held_out", "held_out_low"):
+        assert np.allclose(found[name], wanted[name], atol=1e-6), name
 
 
 def test_the_table_over_worlds_is_made_from_rows_and_counts_what_is_missing() -> None:
