@@ -6,7 +6,7 @@ import shutil
 from html import unescape
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -109,23 +109,46 @@ def test_what_cannot_be_explained_is_said_in_a_line(
     assert (code, "have changed since the run" in err) == (2, True)
 
 
+def _work(prompts: pd.DataFrame) -> Any:
+    """What explains a run of these prompts, without its models."""
+    chat = SimpleNamespace(fingerprint={}, tokenization="")
+    return SimpleNamespace(
+        base=SimpleNamespace(configuration="c", chat=chat, n_layers=2), fingerprint="f",
+        sizes=default_sizes(1, 2), progress=Progress(quiet=True), prompts=prompts, seed=0,
+        record=SimpleNamespace(folder=Path("run")), prefixes=ResponsePrefixes(((1,),), ((2,),)),
+    )  # fmt: skip
+
+
 def test_an_explanation_is_kept_for_one_configuration_of_the_model_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    base = SimpleNamespace(configuration="c", chat=SimpleNamespace(fingerprint={}, tokenization=""))
-    work = SimpleNamespace(
-        base=base, sizes=default_sizes(1, 2), progress=Progress(quiet=True), fingerprint="f",
-        record=SimpleNamespace(folder=Path("run")), prompts=pd.DataFrame(), seed=0,
-        prefixes=ResponsePrefixes(((1,),), ((2,),)),
-    )  # fmt: skip
-    base.n_layers, keys = 2, []
+    work, keys = _work(pd.DataFrame()), []
     monkeypatch.setattr(explaining, "_lost", lambda *_: {"bias": 1.0})
     monkeypatch.setattr(explaining, "_said_before", lambda _, key: keys.append(key) or {"a": 1})
     for configuration in ("one", "other", "one"):
         after = SimpleNamespace(fingerprint=lambda: "w", configuration=configuration)
         monkeypatch.setattr(explaining, "after_of", lambda *_, after=after: after)
-        explaining._Work.explained(work, SimpleNamespace(name="arm"))  # type: ignore[arg-type]
+        explaining._Work.explained(work, SimpleNamespace(name="arm"))
     assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_loss_with_too_few_prompts_is_named_and_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = load_world(shipped()).prompts(train=8, validation=4, test=4)
+    left = world.query("domain == 'bias' and label == 'harmful' and split == 'validation'")
+    work = _work(world.drop(left.index))
+    after = SimpleNamespace(fingerprint=str, configuration="")
+    monkeypatch.setattr(explaining, "after_of", lambda *_: after)
+    monkeypatch.setattr(explaining, "_lost", lambda *_: {"bias": 2.34})
+    arm = SimpleNamespace(name="arm", concept="privacy")
+    (row,) = explaining._Work.explained(work, arm)
+    assert (row["domain"], row["lost_nats"]) == ("bias", 2.34)
+    assert row["sentence"].startswith("Bias lost 2.3 nats of refusal log-odds when privacy was")
+    assert "not explained: fewer than 8 harmful or benign" in row["sentence"]
+    monkeypatch.setattr(explaining, "_lost", lambda *_: {})
+    (none,) = explaining._Work.explained(work, arm)
+    assert none["sentence"] == "arm: no domain lost more than 1 nat of refusal log-odds."
 
 
 def test_what_is_examined_are_prompts_that_trained_nothing_and_their_near_duplicates() -> None:

@@ -59,7 +59,7 @@ def explain(
 
     A domain that was explained from the same inputs before is skipped.
     """
-    from analyses.explain.explaining import explain_run, parse_layers, planned_losses, plans
+    from analyses.explain.explaining import explain_run, parse_layers, plan_lines, planned_losses
 
     wanted = parse_layers(layers)
     if dry_run:
@@ -67,8 +67,7 @@ def explain(
             "layers": wanted, "read": max_prompts, "draws": draws, "place_draws": place_draws,
             "batch_size": batch_size,
         }  # fmt: skip
-        found = plans(folder, arm or (), asked, timing=timing)
-        lines = {name: plan.lines for name, plan in found.items()}
+        lines = plan_lines(folder, arm or (), asked, timing=timing)
         return _planned(planned_losses(folder, arm or ()), lines, folder)
     table = explain_run(
         folder, arms=arm or (), layers=wanted, prompts=max_prompts, draws=draws,

@@ -25,14 +25,13 @@ from analyses.explain.mediation import (
     shares_table,
 )
 from analyses.explain.planned import (
-    ExplainPlan,
     domain_work,
     explain_plan,
     plan_without_models,
     progress_of,
     sizes_of,
 )
-from analyses.explain.sentences import cause_sentence, place
+from analyses.explain.sentences import cause_sentence, place, too_few_sentence
 from analyses.explain.sizes import ALL, Sizes
 from analyses.figures import domain_label
 from analyses.figures.style import figure_style
@@ -45,6 +44,7 @@ from analyses.runs import (
     RunRecord,
     after_of,
     base_of,
+    contrast_rows,
     read_run,
     weights_of,
 )
@@ -147,11 +147,14 @@ class _Work:
             {**asdict(sizes), "batch_size": None}, self.seed, METHOD,
         )  # fmt: skip
         to = self.record.folder / "causes" / _folder_of(arm, sizes, base.n_layers)
-        lost = list(_lost(self.record, arm))
+        lost = _lost(self.record, arm)
         said = {d: known for d in lost if (known := _said_before(to / f"{d}.json", key))}
         if said:
             progress.say(f"{arm.name}: {len(said)} of {len(lost)} domains already explained")
-        if left := [domain for domain in lost if domain not in said]:
+        new = {domain: nats for domain, nats in lost.items() if domain not in said}
+        short = _too_few(self.prompts, arm, new) if new else {}
+        said |= short
+        if left := [domain for domain in new if domain not in short]:
             plan = explain_plan(
                 self.record, arm, left, sizes, self.prefixes, n_layers=base.n_layers,
                 timing=self.timing,
@@ -164,7 +167,7 @@ class _Work:
                     said[found.domain] = _write(to, arm, found, key, caveat)
                     self.is_fresh = True
         nothing = f"{arm.name}: no domain lost more than {LEAST_GAP:g} nat of refusal log-odds."
-        return [said[domain] for domain in lost if domain in said] or [
+        return [said[domain] for domain in lost] or [
             {"arm": arm.name, "concept": arm.concept, "sentence": nothing}
         ]
 
@@ -180,8 +183,6 @@ class _Work:
             )  # fmt: skip
         options = {f.name: getattr(sizes, f.name) for f in fields(sizes)}
         for domain in domains:
-            if domain not in subject.changes:
-                continue
             work = domain_work(subject, domain, sizes, self.prefixes)
             with progress.stage(f"{arm.name}: {domain}", round(work.total())) as advance:
                 told = progress_of(work, place_forwards(subject, domain, sizes), advance)
@@ -205,10 +206,10 @@ def planned_losses(
     }
 
 
-def plans(
+def plan_lines(
     folder: str | Path, arms: Sequence[str], asked: Mapping[str, Any], *, timing: bool = True
-) -> dict[str, ExplainPlan]:
-    """Arm → what would be computed for its losses; no entry where nothing would be.
+) -> dict[str, list[str]]:
+    """Arm → lines on what would be computed for its losses, and on losses with too few prompts.
 
     Args:
         folder, arms: as for :func:`planned_losses`.
@@ -217,12 +218,16 @@ def plans(
     """
     record = read_run(folder)
     prefixes = require_prefixes(record.folder / "arms" / BASE, "explain")
+    prompts = read_table(record.folder / "prompts.parquet")
     found = {}
     for arm in _asked(record, arms):
-        lost = list(_lost(record, arm)) if weights_of(record, arm) else []
-        plan = plan_without_models(record, arm, lost, prefixes, asked, timing=timing)
-        if lost and plan is not None:
-            found[arm.name] = plan
+        if not (weights_of(record, arm) and (lost := _lost(record, arm))):
+            continue
+        short = _too_few(prompts, arm, lost)
+        left = [domain for domain in lost if domain not in short]
+        plan = plan_without_models(record, arm, left, prefixes, asked, timing=timing)
+        found[arm.name] = [row["sentence"] for row in short.values()]
+        found[arm.name] += plan.lines if left and plan else ()
     return found
 
 
@@ -254,6 +259,22 @@ def losses(record: RunRecord, arm: Arm) -> dict[str, float]:
 def _lost(record: RunRecord, arm: Arm) -> dict[str, float]:
     """The domains that lost refusal log-odds, and their losses."""
     return {name: loss for name, loss in losses(record, arm).items() if loss > LEAST_GAP}
+
+
+def _too_few(
+    prompts: pd.DataFrame, arm: Arm, lost: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
+    """The rows of domains with too few prompts for a contrast of harmful and benign ones."""
+    evaluated = prompts[prompts["split"] != "train"].reset_index(drop=True)
+    contrasted = contrast_rows(prompts, evaluated)
+    return {
+        domain: {
+            "arm": arm.name, "concept": arm.concept, "domain": domain, "lost_nats": nats,
+            "sentence": too_few_sentence(domain, arm.concept, nats),
+        }
+        for domain, nats in lost.items()
+        if domain not in contrasted
+    }  # fmt: skip
 
 
 def _asked(record: RunRecord, names: Sequence[str]) -> list[Arm]:

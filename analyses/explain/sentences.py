@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from analyses.figures import domain_label
+from analyses.runs import FEWEST_PROMPTS
 from interp.causes import MIXED, CauseVerdict
+from interp.statistics import MINIMUM_UNITS
 
 PLACES = {
     "rotation": "in the orientation of its direction after layer {layer} (rotation)",
@@ -17,9 +19,7 @@ PLACES = {
 
 def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> str:
     """The verdict as a sentence."""
-    whose = domain_label(domain)
-    when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
-    lost = f"{whose} lost {verdict.gap:.1f} nats of refusal log-odds{when}"
+    lost = _loss(domain, concept, verdict.gap)
     if verdict.cause is None:
         return f"{lost}; these data do not decide the cause ({verdict.because})."
     if verdict.cause == MIXED:
@@ -30,6 +30,19 @@ def cause_sentence(domain: str, concept: str | None, verdict: CauseVerdict) -> s
         f"{lost}; the largest share of it, {share.value:.0%} [{share.low:.0%}, {share.high:.0%}], "
         f"is {where}; {_chance(verdict.control_high)}."
     )
+
+
+def too_few_sentence(domain: str, concept: str | None, nats: float) -> str:
+    """The loss of a domain whose prompts give no contrast, as a sentence."""
+    return (
+        f"{_loss(domain, concept, nats)}; not explained: fewer than {FEWEST_PROMPTS} harmful or "
+        f"benign validation and test prompts, or fewer than {MINIMUM_UNITS} different ones."
+    )
+
+
+def _loss(domain: str, concept: str | None, nats: float) -> str:
+    when = f" when {domain_label(concept).lower()} was unlearned" if concept else ""
+    return f"{domain_label(domain)} lost {nats:.1f} nats of refusal log-odds{when}"
 
 
 def _chance(high: float) -> str:

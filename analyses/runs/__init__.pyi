@@ -59,6 +59,7 @@ from .leakage_matrix import LeakageMatrix as LeakageMatrix
 from .progress import Progress as Progress
 from .recovery import LEAST_LEAKAGE as LEAST_LEAKAGE
 from .recovery import recover as recover
+from .rotation_tables import FEWEST_PROMPTS as FEWEST_PROMPTS
 from .rotation_tables import contrast_rows as contrast_rows
 from .rotation_tables import contrasts as contrasts
 from .rotation_tables import cosine_table as cosine_table
