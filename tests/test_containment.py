@@ -109,6 +109,19 @@ def test_every_arm_that_may_be_made_is_planned_for_under_one_name() -> None:
         assert set(arm.retain) < set(OTHERS) and len(arm.retain) == 3
 
 
+def test_methods_without_the_states_that_they_read_are_left_out() -> None:
+    asked = design()
+    both = {*OTHERS, "safety"}
+    assert asked.contrasting(both) == asked
+    absent = [
+        set(asked.methods) - set(asked.contrasting(both - {one}).methods)
+        for one in ("safety", "bias")
+    ]
+    assert absent == [{"cosine"}, {"ablation"}]
+    with pytest.raises(InputError, match="cosine need four harmful and four benign"):
+        replace(asked, methods=("cosine",)).contrasting(OTHERS)
+
+
 def test_one_weight_is_taken_as_it_is_and_unknown_methods_are_named() -> None:
     assert not replace(design(), weights=(1.0,)).weighing()
     with pytest.raises(InputError, match="no containment method 'prayer'"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from analyses.predict import Evidence
+from analyses.predict import PREDICTORS, Evidence
 from analyses.predict.gradients import (
     Gradients,
     Scalar,
@@ -145,6 +145,46 @@ def test_a_prompt_s_refusal_is_never_multiplied_with_its_own_log_odds(
         return np.array([one.left_out[:, 0, 0] for one in found])
 
     np.testing.assert_allclose(kernels(moved), kernels(rows), rtol=1e-4)
+
+
+def test_domains_with_few_prompts_are_undefined_and_end_no_prediction(
+    checkpoint_of: Callable[[str], Path],
+) -> None:
+    """Bias has three harmful prompts, and privacy no benign one."""
+    settings = TrainingSettings(trained="lora", lora_rank=4, lora_alpha=4)
+
+    def load() -> LanguageModel:
+        return LanguageModel.load(checkpoint_of("qwen2"))
+
+    counts = {"safety": (8, 8), "bias": (3, 8), "privacy": (8, 0)}
+    rows = pd.DataFrame(
+        (f"Tell me {label} {domain} {i}", domain, label, "train", "no", [5, 9, 11])
+        for domain, both in counts.items()
+        for label, count in zip(("harmful", "benign"), both, strict=True)
+        for i in range(count)
+    )
+    rows.columns = ["prompt", "domain", "label", "split", "response", "ids"]
+    rows = rows.assign(id=rows["prompt"], kind=None)
+    rows["class"] = np.where(rows["label"] == "harmful", "refusal", "answer")
+    refused = {d: rows[(rows["domain"] == d) & (rows["label"] == "harmful")] for d in counts}
+    evidence = Evidence(load(), lambda: prepare_in_place(load(), settings), rows, DEEP, refused)
+    safety, bias, privacy = (evidence.domains.index(domain) for domain in counts)
+    for predictor in PREDICTORS.values():
+        for values in predictor.predict(evidence).values():
+            assert values.shape == (3, 3)
+    for kernel in (
+        evidence.objective_products.kernel(),
+        evidence.objective_kernel_of_adapters,
+        evidence.objective_kernel_of_all_weights,
+    ):
+        known = np.isfinite(kernel.values)
+        assert known[np.ix_([safety, privacy], [safety, privacy])].all() and known.sum() == 4
+        assert not known[bias].any() and not known[:, bias].any()
+    assert set(evidence.contrasts) == {"safety"}
+    with pytest.raises(InputError, match="privacy: 8 harmful and 0 benign training prompts"):
+        evidence.contrast_of("privacy")
+    with pytest.raises(InputError, match="bias: 3 different harmful training prompts"):
+        evidence.require_target("bias")
 
 
 @pytest.mark.parametrize("readout", [score, partial(refusal_log_odds, prefixes=DEEP)])

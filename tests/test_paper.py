@@ -255,7 +255,8 @@ def test_r3_is_the_predictors() -> None:
         d: SimpleNamespace(positive=one, negative=rng.normal(size=one.shape))
         for d, one in states.items()
     }
-    evidence = SimpleNamespace(contrasts=contrasts, lm=SimpleNamespace(n_layers=3))
+    lm = SimpleNamespace(n_layers=3)
+    evidence = SimpleNamespace(contrasts=contrasts, domains=tuple(contrasts), lm=lm)
     expected = first_component(cast(Any, evidence))
     for layer in range(3):
         found = entanglement({d: one[:, layer] for d, one in states.items()}, permutations=2)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -37,7 +37,7 @@ from analyses.predict.accuracy import PARTS
 from analyses.predict.figures import cells_table
 from analyses.predict.forecasts import Forecast
 from analyses.predict.products import Kernel
-from analyses.predict.tournaments import choose_on, choose_set, hash_of
+from analyses.predict.tournaments import choose_on, choose_set, hash_of, report_tournament
 from analyses.predict.world import (
     PredictedRun,
     load_worlds,
@@ -299,7 +299,8 @@ def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str
     rows = pd.DataFrame({"prompt": [f"prompt {i}" for i in range(len(masses["p_C"]))]})
     chat = SimpleNamespace(encode=lambda prompt: prompt)
     found = SimpleNamespace(
-        domains=tuple(domains), require_target=lambda _domain: None,
+        domains=tuple(domains), grouped=tuple(domains), contrasted=tuple(domains),
+        require_target=lambda _domain: None,
         objective_kernel_of_adapters=kernel, prefixes=object(), batch_size=8,
         lm=SimpleNamespace(chat=chat, n_layers=3), harmful=dict.fromkeys(domains, rows),
     )  # fmt: skip
@@ -307,12 +308,17 @@ def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str
 
 
 def forecast_from(
-    monkeypatch: pytest.MonkeyPatch, kernel: Kernel, concept: str, **masses: Sequence[float]
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: Kernel,
+    concept: str,
+    few: Mapping[str, object] = MappingProxyType({}),
+    **masses: Sequence[float],
 ) -> Forecast:
     given = {name: np.array(masses.get(name, [0.3, 0.2])) for name in ("p_C", "p_O")}
     seen = SimpleNamespace(**given)
     monkeypatch.setattr(forecasts, "prefix_masses", lambda *_arguments, **_keywords: seen)
     evidence = evidence_with(kernel, given, "abcd")
+    vars(evidence).update(few)
     nothing = {"choices": {}, "layers": 3}
     return forecasts.forecast(evidence, concept, nothing, seed=0, over="adapters")
 
@@ -339,6 +345,23 @@ def test_a_forecast_is_its_source_s_row_of_the_kernel_with_both_errors(
                 assert found.loc[domain, ["value", "error", "low", "high"]].to_list() == (
                     pytest.approx([value, error, value - half, value + half], rel=1e-4)
                 )
+
+
+def test_domains_without_a_forecast_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.ones((4, 4))
+    values[:, 3] = np.nan
+    kernel = Kernel(values, np.full((4, 4), 0.05), np.stack([values] * 4))
+    few = {"grouped": ("a", "b", "c"), "contrasted": ("a", "b")}
+    found = forecast_from(monkeypatch, kernel, "a", few)
+    assert list(found.leakage["domain"]) == ["b", "c", "d"]
+    assert found.leakage["value"].isna().tolist() == [False, False, True]
+    said = " ".join(found.sentences())
+    assert "Most exposed: b" in said
+    assert "Without a forecast, for too few harmful training prompts: d." in said
+    assert "for too few harmful or benign training prompts: c, d." in said
+    values[:, 1:] = np.nan
+    alone = forecast_from(monkeypatch, kernel, "a", {"grouped": ("a",)})
+    assert alone.sentences()[0].startswith("All other domains have too few harmful training")
 
 
 def test_the_share_of_compliance_is_that_of_all_prompts_mass_together(
@@ -418,6 +441,21 @@ def test_worlds_of_another_depth_are_read_at_the_same_relative_layer() -> None:
     assert run_tournament(five, frozen) == expected
     assert run_tournament([three[0], *five[1:]], frozen) == expected
     assert cells_table(five, expected).equals(cells_table(three, expected))
+
+
+def test_pairs_without_a_prediction_are_counted(tmp_path: Path) -> None:
+    kernel = "objective kernel"
+    worlds = [planted_world(np.random.default_rng(9), f"world-{i}", 0.5) for i in range(2)]
+    worlds = [
+        replace(w, predictions={(kernel, ""): w.predictions["good", ""]}, kinds={kernel: "kernel"})
+        for w in worlds
+    ]
+    frozen = frozen_on(["development"], **{kernel: ""})
+    _, said = report_tournament(worlds, frozen, tmp_path, seed=0)
+    assert "without a prediction" not in said
+    worlds[0].predictions[kernel, ""][:, 2] = np.nan
+    _, said = report_tournament(worlds, frozen, tmp_path, seed=0)
+    assert "pairs without a prediction, which count as its mean: objective kernel 6\n" in said
 
 
 def test_variants_are_chosen_on_models_of_one_depth(tmp_path: Path) -> None:

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from sklearn.decomposition import PCA
 
+from analyses.predict import PREDICTORS
 from analyses.predict.by_state import principal_subspace_overlap, projection_difference
 from analyses.predict.world import predictions_key
 from interp.similarity.subspaces import subspace_overlap
 from interp.statistics import Contrast
+
+
+def evidence_with(contrasts: Mapping[str, Contrast], layers: int, *more: str) -> Any:
+    lm = SimpleNamespace(n_layers=layers)
+    return SimpleNamespace(contrasts=contrasts, domains=(*contrasts, *more), lm=lm)
+
+
+@pytest.mark.parametrize("known", ["ab", ""])
+@pytest.mark.parametrize("name", ["mean-difference cosine", "whitened cosine", "subspace overlap"])
+def test_domains_without_a_contrast_are_undefined(name: str, known: str) -> None:
+    rng = np.random.default_rng(2)
+    contrasts = {one: Contrast(*rng.normal(size=(2, 9, 2, 6))) for one in known}
+    predict = PREDICTORS[name].predict
+    expected = np.zeros((len(known) + 1,) * 2, dtype=bool)
+    expected[: len(known), : len(known)] = True
+    for variant, values in predict(evidence_with(contrasts, 2, "c")).items():
+        assert "layer" in variant
+        np.testing.assert_array_equal(np.isfinite(values), expected)
 
 
 def test_a_projection_difference_is_along_the_source_s_unit_direction() -> None:
@@ -23,7 +44,7 @@ def test_a_projection_difference_is_along_the_source_s_unit_direction() -> None:
         name: Contrast(scale * rng.normal(1, 1, (9, 2, 6)), rng.normal(size=(7, 2, 6)))
         for name, scale in (("a", 1.0), ("b", 3.0), ("c", 0.2))
     }
-    evidence: Any = SimpleNamespace(contrasts=contrasts, lm=SimpleNamespace(n_layers=2))
+    evidence = evidence_with(contrasts, layers=2)
     found = projection_difference(evidence)
     for layer in range(2):
         for row, source in enumerate(contrasts.values()):
@@ -40,7 +61,7 @@ def test_subspaces_of_domains_with_few_prompts_overlap_in_the_dimensions_that_th
     rng = np.random.default_rng(1)
     states = {name: rng.normal(size=(n, 1, 12)) for name, n in (("a", 4), ("b", 6), ("c", 20))}
     contrasts = {name: Contrast(one, one) for name, one in states.items()}
-    evidence: Any = SimpleNamespace(contrasts=contrasts, lm=SimpleNamespace(n_layers=1))
+    evidence = evidence_with(contrasts, layers=1)
     found = principal_subspace_overlap(evidence)
     for k in (2, 4, 8):
         bases = [PCA(min(k, len(one) - 1)).fit(one[:, 0]).components_ for one in states.values()]

@@ -76,14 +76,33 @@ class Design:
         Raises:
             InputError: no method is left.
         """
-        kept = tuple(name for name in self.methods if not METHODS[name].needs_log_odds)
+        return self._with_methods(
+            [name for name in self.methods if not METHODS[name].needs_log_odds],
+            "need refusal log-odds, and refusal is read from the text of answers; give other "
+            "--methods, or the words that all answers share with --response-prefix",
+        )
+
+    def contrasting(self, domains: Collection[str]) -> Design:
+        """The design without the methods that need mean differences of other domains than these.
+
+        Raises:
+            InputError: no method is left.
+        """
+        retained = {name for kept, _ in self.splits for name in kept}
+
+        def possible(name: str) -> bool:
+            return set(METHODS[name].contrasts(self.concept, sorted(retained))) <= set(domains)
+
+        return self._with_methods(
+            [name for name in self.methods if possible(name)],
+            "need four harmful and four benign training prompts of the domains whose states they "
+            "read; give more with --prompts, or other --methods",
+        )
+
+    def _with_methods(self, kept: Sequence[str], why: str) -> Design:
         if not kept:
-            raise InputError(
-                f"{', '.join(self.methods)} need refusal log-odds, and refusal is read from the "
-                "text of answers; give other --methods, or the words that all answers share with "
-                "--response-prefix"
-            )
-        return replace(self, methods=kept)
+            raise InputError(f"{', '.join(self.methods)} {why}")
+        return replace(self, methods=tuple(kept))
 
     @property
     def plain(self) -> ArmPlan:

@@ -87,10 +87,7 @@ def run_containment(
         write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
         if context.plan.unlearns:
-            if context.left_out:
-                design = design.without([n for n in context.left_out if n != design.concept])
-            if baseline.prefixes is None:
-                design = _by_text(context, design)
+            design = _possible(context, baseline, design)
             advice = _contained(context, baseline, design, together, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder, processes=workers.processes)
@@ -105,10 +102,20 @@ def with_arms_of(plan: StudyPlan, design: Design) -> StudyPlan:
     return replace(plan, arms=tuple(arms.values()))
 
 
-def _by_text(context: Context, design: Design) -> Design:
-    kept = design.by_text()
+def _possible(context: Context, baseline: Baseline, design: Design) -> Design:
+    """The design without the methods that lack what they read; checked before arms are trained."""
+    if context.left_out:
+        design = design.without([n for n in context.left_out if n != design.concept])
+    if baseline.prefixes is None:
+        design = _saying(context, design, design.by_text(), "they need refusal log-odds")
+    contrasted = evidence_of(context, baseline, design.training).contrasted
+    few = "a domain whose states they read has too few harmful or benign training prompts"
+    return _saying(context, design, design.contrasting(contrasted), few)
+
+
+def _saying(context: Context, design: Design, kept: Design, why: str) -> Design:
     if absent := [name for name in design.methods if name not in kept.methods]:
-        context.progress.say(f"left out, because they need refusal log-odds: {', '.join(absent)}")
+        context.progress.say(f"left out, because {why}: {', '.join(absent)}")
     return kept
 
 

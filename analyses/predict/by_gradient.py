@@ -37,12 +37,16 @@ def objective_kernel(evidence: Evidence) -> Predictions:
 
 @predictor("decision angle", "geometry")
 def decision_angle(evidence: Evidence) -> Predictions:
-    """Cosine between a's mean difference and the residual-stream gradient of b's log-odds."""
+    """Cosine between a's mean difference and the residual-stream gradient of b's log-odds.
+
+    NaN for a source without a contrast.
+    """
     found = {}
     contrasts = evidence.contrasts.items()
     directions = {d: mean_difference(c.positive, c.negative) for d, c in contrasts}
+    none = np.full((evidence.lm.n_layers, evidence.lm.d_model), np.nan)
     for layer in range(evidence.lm.n_layers):
-        r = np.array([directions[d][layer] for d in evidence.domains])
+        r = np.array([directions.get(d, none)[layer] for d in evidence.domains])
         g = np.array([evidence.log_odds_by_state[d][layer] for d in evidence.domains])
         lengths = np.linalg.norm(r, axis=1)[:, None] * np.linalg.norm(g, axis=1)
         found[f"layer {layer}"] = r @ g.T / np.maximum(lengths, np.finfo(float).tiny)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from analyses.predict.evidence import Evidence
-from analyses.predict.registry import Predictions, predictor
+from analyses.predict.registry import Predictions, over_domains, predictor
 from interp.selection import Prompts, TooFewPromptsError, TransferMatrix, measure_transfer
 from unlearning.data import controls
 
@@ -36,7 +36,9 @@ def intervention_transfer(evidence: Evidence) -> Predictions:
         layer = round(depth * (evidence.lm.n_layers - 1))
         matrix = _measured(evidence, halves, layer)
         for kind in ("removed", "induced", "dependence"):
-            found[f"{kind}, depth {depth}"] = _over(evidence.domains, matrix, kind)
+            labels = () if matrix is None else matrix.labels
+            values = np.empty((0, 0)) if matrix is None else getattr(matrix, kind)
+            found[f"{kind}, depth {depth}"] = over_domains(evidence.domains, labels, values)
     return found
 
 
@@ -64,12 +66,3 @@ def _measured(
         )
     except TooFewPromptsError:
         return None
-
-
-def _over(domains: Sequence[str], matrix: TransferMatrix | None, kind: str) -> np.ndarray:
-    """A matrix over all domains, NaN where it was not measured."""
-    found = np.full((len(domains), len(domains)), np.nan)
-    if matrix is not None:
-        places = [list(domains).index(label) for label in matrix.labels]
-        found[np.ix_(places, places)] = getattr(matrix, kind)
-    return found

@@ -1,23 +1,26 @@
 """Predictors from the base model's states: the similarity of two domains' representations.
 
 States are those of the last prompt token after each layer. Each predictor has a variant per layer.
+Domains without a contrast have NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
 from analyses.predict.evidence import Evidence
-from analyses.predict.registry import Predictions, predictor
+from analyses.predict.registry import Predictions, over_domains, predictor
 from interp.directions import mean_difference
 from interp.model import head_weights
 from interp.similarity import causal_coordinates, whitening
 from interp.statistics import Contrast
 
+Contrasts = Mapping[str, Contrast]
+Coordinates = Callable[[np.ndarray], np.ndarray]
 States = Float[np.ndarray, "prompt d_model"]
 Vectors = Float[np.ndarray, "domain d_model"]
 SUBSPACE_DIMENSIONS = (2, 4, 8)
@@ -32,9 +35,13 @@ def mean_difference_cosine(evidence: Evidence) -> Predictions:
 @predictor("whitened cosine", "geometry")
 def whitened_cosine(evidence: Evidence) -> Predictions:
     """The same after whitening by the controls' pooled covariance (Ledoit–Wolf)."""
-    benign = [contrast.negative for contrast in evidence.contrasts.values()]
-    domain = np.repeat(np.arange(len(benign)), [len(states) for states in benign])
-    return _in_coordinates(evidence, whitening(np.concatenate(benign), domain))
+
+    def coordinates(contrasts: Contrasts) -> Coordinates:
+        benign = [contrast.negative for contrast in contrasts.values()]
+        domain = np.repeat(np.arange(len(benign)), [len(states) for states in benign])
+        return whitening(np.concatenate(benign), domain)
+
+    return _in_coordinates(evidence, coordinates)
 
 
 @predictor(
@@ -43,7 +50,8 @@ def whitened_cosine(evidence: Evidence) -> Predictions:
 def causal_cosine(evidence: Evidence) -> Predictions:
     """The same in the causal inner product: how similarly two differences change the logits."""
     head = head_weights(evidence.lm.model, evidence.lm.d_model)
-    return _in_coordinates(evidence, causal_coordinates(head.float().cpu().numpy()))
+    coordinates = causal_coordinates(head.float().cpu().numpy())
+    return _in_coordinates(evidence, lambda _contrasts: coordinates)
 
 
 @predictor(
@@ -117,24 +125,36 @@ def projection_difference(evidence: Evidence) -> Predictions:
 def _each_layer(
     evidence: Evidence, matrix: Callable[[Mapping[str, States], Mapping[str, States]], np.ndarray]
 ) -> dict[str, np.ndarray]:
-    contrasts: Mapping[str, Contrast] = evidence.contrasts
-    found = {}
-    for layer in range(evidence.lm.n_layers):
-        harmful = {d: c.positive[:, layer].astype(np.float64) for d, c in contrasts.items()}
-        benign = {d: c.negative[:, layer].astype(np.float64) for d, c in contrasts.items()}
-        found[f"layer {layer}"] = matrix(harmful, benign)
-    return found
+    def matrices(contrasts: Contrasts) -> Iterator[np.ndarray]:
+        for layer in range(evidence.lm.n_layers):
+            harmful = {d: c.positive[:, layer].astype(np.float64) for d, c in contrasts.items()}
+            benign = {d: c.negative[:, layer].astype(np.float64) for d, c in contrasts.items()}
+            yield matrix(harmful, benign)
+
+    return _over_layers(evidence, matrices)
 
 
 def _in_coordinates(
-    evidence: Evidence, coordinates: Callable[[np.ndarray], np.ndarray]
+    evidence: Evidence, coordinates: Callable[[Contrasts], Coordinates]
 ) -> dict[str, np.ndarray]:
     """Cosines of the mean differences in other coordinates, for each layer."""
-    differences = coordinates(
-        np.array([mean_difference(c.positive, c.negative) for c in evidence.contrasts.values()])
-    )
+
+    def matrices(contrasts: Contrasts) -> Iterator[np.ndarray]:
+        differences = [mean_difference(c.positive, c.negative) for c in contrasts.values()]
+        return map(_cosines, coordinates(contrasts)(np.array(differences)).swapaxes(0, 1))
+
+    return _over_layers(evidence, matrices)
+
+
+def _over_layers(
+    evidence: Evidence, matrices: Callable[[Contrasts], Iterable[np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """Each layer's matrix of the domains with a contrast, as one of all domains."""
+    contrasts = evidence.contrasts
+    found = matrices(contrasts) if contrasts else [np.empty((0, 0))] * evidence.lm.n_layers
     return {
-        f"layer {layer}": _cosines(differences[:, layer]) for layer in range(differences.shape[1])
+        f"layer {layer}": over_domains(evidence.domains, list(contrasts), values)
+        for layer, values in enumerate(found)
     }
 
 

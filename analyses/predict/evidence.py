@@ -33,7 +33,7 @@ from analyses.study import NoLogOddsError, deflections_of, held_deflections, req
 from interp.activations import collect
 from interp.errors import InputError
 from interp.model import LanguageModel, Tokens
-from interp.statistics import Contrast
+from interp.statistics import MINIMUM_UNITS, Contrast
 from interp.store import read_table
 from unlearning.data import controls, present_domains
 from unlearning.deflections import examples, with_own_ids
@@ -90,12 +90,31 @@ class Evidence:
         return {d: rows[rows["domain"] == d].head(MOST_PROMPTS) for d in self.domains}
 
     @cached_property
+    def grouped(self) -> tuple[str, ...]:
+        """Domains with at least four different harmful prompts: a gradient of log-odds needs them.
+
+        The kernels have NaN for the others.
+        """
+        return tuple(d for d, rows in self.harmful.items() if rows["prompt"].nunique() >= GROUPS)
+
+    @cached_property
+    def contrasted(self) -> tuple[str, ...]:
+        """Domains with at least four harmful prompts and four controls, which a contrast needs."""
+        return tuple(
+            domain
+            for domain, rows in self.harmful.items()
+            if min(len(rows), len(self._benign[domain])) >= MINIMUM_UNITS
+        )
+
+    @cached_property
     def contrasts(self) -> Mapping[str, Contrast]:
-        """States of every domain's harmful prompts and its controls; domains share no control."""
-        benign = controls(self.responses, "train").rows
+        """States of harmful prompts and of controls, by domain; domains share no control.
+
+        Domains that are not :attr:`contrasted` are left out.
+        """
         found = {}
-        for domain in self.domains:
-            texts = list(benign[domain].head(MOST_PROMPTS)["prompt"])
+        for domain in self.contrasted:
+            texts = list(self._benign[domain].head(MOST_PROMPTS)["prompt"])
             read = self._states(domain)
             if read is None:
                 texts = [*self.harmful[domain]["prompt"], *texts]
@@ -105,6 +124,24 @@ class Evidence:
             positive = np.arange(len(states)) < len(self.harmful[domain])
             found[domain] = Contrast.from_labels(states, positive)
         return found
+
+    def contrast_of(self, domain: str) -> Contrast:
+        """One of :attr:`contrasts`.
+
+        Raises:
+            InputError: the domain has too few prompts.
+        """
+        if domain not in self.contrasted:
+            raise InputError(
+                f"{domain}: {len(self.harmful[domain])} harmful and {len(self._benign[domain])} "
+                f"benign training prompts; its direction needs {MINIMUM_UNITS} of each: give more "
+                "prompts with --prompts"
+            )
+        return self.contrasts[domain]
+
+    @cached_property
+    def _benign(self) -> Mapping[str, pd.DataFrame]:
+        return controls(self.responses, "train").rows
 
     def _states(self, domain: str) -> Float[np.ndarray, "prompt layer d_model"] | None:
         """The base model's states that a pass has read; None if there was no such pass."""
@@ -128,8 +165,8 @@ class Evidence:
     def objective_products(self) -> GroupProducts:
         """∇S_a of every source with ∇m_b; with ∇S_b in a run without log-odds.
 
-        S_a is the mean summed log-probability of a's deflections, in nats. NaN for a domain with
-        fewer than eight deflections, which cannot be a target of unlearning.
+        S_a is the mean summed log-probability of a's deflections, in nats. NaN for a source that is
+        none of the :attr:`targets`, and for a domain that is not :attr:`grouped`.
         """
         return self._products[0]
 
@@ -156,8 +193,10 @@ class Evidence:
                 held = refusals.sources.get(domain)
                 refusals.add(domain, held or self.gradients_of_deflections(domain))
             return [refusals.products()]
-        log_odds = ProductsWith({d: self.gradients_of_log_odds(d) for d in sources}, self.domains)
-        for domain in self.domains:
+        log_odds = ProductsWith(
+            {d: self.gradients_of_log_odds(d) for d in sources if d in self.grouped}, self.domains
+        )
+        for domain in self.grouped:
             target = log_odds.sources.get(domain) or self.gradients_of_log_odds(domain)
             refusals.add(domain, target)
             log_odds.add(domain, target)
@@ -166,6 +205,8 @@ class Evidence:
     @cached_property
     def targets(self) -> tuple[str, ...]:
         """Domains with at least eight deflections, of at least four prompts.
+
+        With log-odds they also have four harmful prompts (:attr:`grouped`).
 
         Raises:
             InputError: there is none.
@@ -176,11 +217,18 @@ class Evidence:
         return found
 
     def require_target(self, domain: str) -> None:
-        """Check that a domain has enough deflections for a gradient.
+        """Check that a domain has enough deflections, and harmful prompts, for its gradients.
 
         Raises:
-            InputError: it has fewer than eight, or they answer fewer than four prompts.
+            InputError: it has fewer than eight, or they answer fewer than four prompts, or it has
+                fewer than four harmful prompts whose log-odds are read.
         """
+        if self.prefixes is not None and domain not in self.grouped:
+            raise InputError(
+                f"{domain}: {self.harmful[domain]['prompt'].nunique()} different harmful training "
+                f"prompts; a gradient of their log-odds needs {GROUPS}: give more prompts with "
+                "--prompts"
+            )
         if not self._can_be_target(domain):
             count, refused = self._refusals(domain)
             raise InputError(
@@ -192,7 +240,8 @@ class Evidence:
 
     def _can_be_target(self, domain: str) -> bool:
         count, refused = self._refusals(domain)
-        return count >= FEWEST_REFUSALS and refused >= GROUPS
+        read = self.prefixes is None or domain in self.grouped
+        return read and count >= FEWEST_REFUSALS and refused >= GROUPS
 
     def _refusals(self, domain: str) -> tuple[int, int]:
         """The number of a domain's deflections, and of the prompts that they answer."""
@@ -261,18 +310,21 @@ class Evidence:
     def _streamed(self, sketch: Sketch | None) -> Kernel:
         rows = {d: self._deflections(d) for d in self.targets}
         deflected = {d: self._numbers(d, self._deflected[d]) for d in self.targets}
-        asked = {d: self._numbers(d, each["prompt"]) for d, each in self.harmful.items()}
+        asked = {d: self._numbers(d, self.harmful[d]["prompt"]) for d in self.grouped}
+        prompts = {d: self._prompts[d] for d in self.grouped}
         refusals = Side(rows, _summed_log_prob, deflected)
         by_text = self.prefixes is None
         found = streamed_kernel(
             self.lm,
             refusals,
-            refusals if by_text else Side(self._prompts, self.read_log_odds, asked),
+            refusals if by_text else Side(prompts, self.read_log_odds, asked),
             batch_size=self.batch_size,
             sketch=sketch,
         )
-        given = [domain in self.targets for domain in self.domains]
-        return found.with_undefined(given, given if by_text else None)
+        read = self.targets if by_text else self.grouped
+        return found.with_undefined(
+            *([domain in given for domain in self.domains] for given in (self.targets, read))
+        )
 
     @cached_property
     def log_odds_by_state(self) -> Mapping[str, Float[np.ndarray, "layer d_model"]]:

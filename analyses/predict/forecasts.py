@@ -14,7 +14,7 @@ trained models, and nothing is said of compliance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,8 +65,8 @@ class Forecast:
             expected A (0 untouched, 1 same rate as the target); its standard error over prompts;
             and a 95% interval that covers both that error and, for log-odds, the error of the
             first-step approximation on gated model organisms. NaN throughout if the
-            objective has no significant effect on the target's own refusals; NaN for a domain with
-            too few refusals, where they are read from text.
+            objective has no significant effect on the target's own refusals; NaN for ``unforecast``
+            domains.
         compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``; None
             without log-odds.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
@@ -76,6 +76,9 @@ class Forecast:
         prompts: the forecast of every prompt that was asked for
             (:func:`analyses.predict.by_prompt.forecast_by_prompt`); None where there is none.
         why_no_prompts: the reason for that; empty if no prompts were asked for.
+        unforecast: other domains with too few harmful training prompts (of refusals, where they are
+            read from text).
+        uncontrasted: domains with too few prompts for the predictors from states.
     """
 
     concept: str
@@ -87,6 +90,8 @@ class Forecast:
     left_out: tuple[str, ...] = ()
     prompts: pd.DataFrame | None = None
     why_no_prompts: str = ""
+    unforecast: tuple[str, ...] = ()
+    uncontrasted: tuple[str, ...] = ()
 
     @property
     def defined(self) -> bool:
@@ -101,12 +106,15 @@ class Forecast:
     def sentences(self) -> list[str]:
         """The forecast in words."""
         return [
-            self._most_exposed(), self._ending(), *self._about_text(), *self._about_prompts(),
+            self._most_exposed(), self._ending(), *self._about_text(), *self._about_few(),
+            *self._about_prompts(),
         ]  # fmt: skip
 
     def _most_exposed(self) -> str:
         if self.leakage.empty:
             return f"{self.concept} is the only domain, so no leakage can be forecast."
+        if not set(self.leakage["domain"]) - set(self.unforecast):
+            return f"All other domains have too few {self._lacking} for a forecast."
         if not self.defined:
             return (
                 f"The objective has no significant effect on {self.concept}'s own refusals (its "
@@ -123,6 +131,10 @@ class Forecast:
             f"{self.concept} does. (Intervals cover prompt sampling and the error of the "
             f"first-step approximation on gated model organisms, {self.beyond:g}.)"
         )
+
+    @property
+    def _lacking(self) -> str:
+        return "refusals" if self.readout == LIKELIHOOD else "harmful training prompts"
 
     def _ending(self) -> str:
         share = self.compliance
@@ -147,11 +159,22 @@ class Forecast:
             "log-odds: the forecast is read from the likelihood of the model's own refusals. It "
             "ranks domains; its level was not compared with trained models."
         ]
-        if unread := list(self.leakage.loc[self.leakage["value"].isna(), "domain"]):
-            said.append(f"Without a forecast, for too few refusals: {', '.join(unread)}.")
         if self.left_out:
             said.append(
                 f"Predictors left out, because they need log-odds: {', '.join(self.left_out)}."
+            )
+        return said
+
+    def _about_few(self) -> list[str]:
+        """The domains with too few prompts for a number."""
+        said = []
+        if self.unforecast:
+            names = ", ".join(self.unforecast)
+            said.append(f"Without a forecast, for too few {self._lacking}: {names}.")
+        if self.uncontrasted:
+            said.append(
+                "Without predictions from states, for too few harmful or benign training prompts: "
+                f"{', '.join(self.uncontrasted)}."
             )
         return said
 
@@ -200,7 +223,8 @@ def forecast(
         progress: called with the number of these prompts read, twice for each.
 
     Raises:
-        InputError: the domain or the kernel is unknown, or training would not use adapters.
+        InputError: the domain or the kernel is unknown, the domain has too few prompts or refusals,
+            or training would not use adapters.
     """
     require_kernel(over)
     if concept not in evidence.domains:
@@ -240,7 +264,13 @@ def forecast(
         left_out,
         prompts,
         why,
+        _absent(evidence, (*(evidence.targets if by_text else evidence.grouped), concept)),
+        _absent(evidence, evidence.contrasted),
     )
+
+
+def _absent(evidence: Evidence, domains: Collection[str]) -> tuple[str, ...]:
+    return tuple(domain for domain in evidence.domains if domain not in domains)
 
 
 def report_forecast(
@@ -255,7 +285,7 @@ def report_forecast(
     """Forecast the unlearning of ``concept``; write JSON, CSV and a figure into the run's folder.
 
     Raises:
-        InputError: the model refuses too few of the prompts of some domain.
+        InputError: ``concept`` has too few prompts, or the model refuses too few of them.
     """
     with context.run.locked():
         baseline = establish(context)

@@ -7,7 +7,7 @@ variant per predictor is chosen on development worlds and then frozen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,16 @@ class Predictor:
 
 
 PREDICTORS: Registry[Predictor] = Registry("predictor", "analyses.predict", "predictor")
+
+
+def over_domains(
+    domains: Sequence[str], labels: Sequence[str], values: Float[np.ndarray, "label label"]
+) -> Float[np.ndarray, "source target"]:
+    """A matrix over all domains; NaN in those that ``values`` has no row and column for."""
+    found = np.full((len(domains), len(domains)), np.nan)
+    places = [domains.index(label) for label in labels]
+    found[np.ix_(places, places)] = values
+    return found
 
 
 def predictor(name: str, kind: str, **about: str) -> Callable[[Predict], Predict]:

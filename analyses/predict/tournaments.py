@@ -91,10 +91,9 @@ def report_tournament(
         | {"p": row["p"]}
         for row in result["predictors"]
     )
+    cells = cells_table(worlds, result)
     drawn = [Drawing("tournament", "", "", tournament_figure(result), table)]
-    drawn.append(
-        Drawing("cells", "", "", cells_figure(worlds, result), cells_table(worlds, result))
-    )
+    drawn.append(Drawing("cells", "", "", cells_figure(worlds, result), cells))
     write_results(folder, facts={"tournament": result}, drawings=drawn, figures="")
     shown = table.round(3).to_string(index=False, na_rep="-")
     together = "\n".join(_said(row) for row in result["joint"]["predictors"])
@@ -107,9 +106,16 @@ def report_tournament(
     return result, (
         f"{shown}\ncompared jointly (standardised coefficient over all pairs)\n"
         f"{together or result['joint']['why']}\n"
-        f"{depths if moved else ''}"
+        f"{depths if moved else ''}{_undefined(cells)}"
         f"models: {len(worlds)}; ceiling {ceiling}; p: all pairs; {folder / 'tournament.json'}"
     )
+
+
+def _undefined(cells: pd.DataFrame) -> str:
+    """A line on the pairs that predictors give no number for; empty if there is none."""
+    absent = cells["told"].isna().groupby(cells["predictor"], sort=False).sum()
+    counts = ", ".join(f"{name} {count}" for name, count in absent[absent > 0].items())
+    return f"pairs without a prediction, which count as its mean: {counts}\n" if counts else ""
 
 
 def _said(row: Mapping[str, Any]) -> str:

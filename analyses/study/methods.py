@@ -14,7 +14,7 @@ A method that wraps the training loop is a class with a function ``guard``, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from inspect import isfunction
@@ -73,6 +73,8 @@ class Method:
         weight_like: the method whose weight it uses if the study does not search for one.
         needs_log_odds: whether it reads refusal log-odds, so that it is left out where refusal is
             read from text.
+        contrasts: of (target, retained domains), the domains whose mean differences it reads; it is
+            left out where one of them has too few training prompts.
         changes: of the training settings.
         score: of (evidence, concept, pool, seed), a number per example of the pool; None where the
             method does not choose.
@@ -86,6 +88,7 @@ class Method:
     weighted: bool = True
     weight_like: str | None = None
     needs_log_odds: bool = False
+    contrasts: Callable[[str, Sequence[str]], Sequence[str]] = lambda _target, _retained: ()
     changes: Mapping[str, Any] = field(default_factory=dict)
     score: Callable[..., Any] | None = None
     guard: Callable[..., Guard] | None = None
@@ -122,7 +125,7 @@ def method(
         differs: differences from the paper.
         colour: in figures, ``#rrggbb`` (default: a free colour).
         option: on the command line, where it is not the name in files.
-        options: ``retains, on_all, weighted, weight_like, needs_log_odds, changes`` of
+        options: ``retains, on_all, weighted, weight_like, needs_log_odds, contrasts, changes`` of
             :class:`Method`.
 
     Raises:

@@ -103,6 +103,7 @@ def nearest_wording(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     does="cross-entropy on deflections of prompts whose states have the largest cosine with the "
     "target's direction",
     weight_like="equal",
+    contrasts=lambda target, _retained: [target],
     colour="#55a868",
 )
 def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed: int) -> Scores:
@@ -116,7 +117,7 @@ def along_direction(evidence: Evidence, concept: str, pool: pd.DataFrame, _seed:
     states = collect(
         lm, list(pool["prompt"]), layers=[layer], batch_size=evidence.batch_size
     ).states[:, 0]
-    contrast = evidence.contrasts[concept]
+    contrast = evidence.contrast_of(concept)
     centre = contrast.negative[:, layer].mean(axis=0)
     direction = mean_difference(contrast.positive[:, layer], contrast.negative[:, layer])
     moved = states.astype(np.float64) - centre

@@ -45,6 +45,7 @@ WEIGHTS = "weights.safetensors"
     does="ablates the retained domains' common refusal direction during training",
     retains=False,
     weighted=False,
+    contrasts=lambda _target, retained: retained,
     paper="Casademunt et al. 2025, arXiv 2507.16795",
     badge="variant",
     differs="the direction is a mean of mean differences, and the reference is ablated too",
@@ -55,10 +56,9 @@ class ConceptAblation:
 
     @staticmethod
     def guard(context: Context, baseline: Baseline, arm: ArmPlan, lm: LanguageModel) -> Guard:
-        contrasts = evidence_of(context, baseline, arm.settings).contrasts
-        differences = [
-            mean_difference(contrasts[d].positive, contrasts[d].negative) for d in arm.retain
-        ]
+        evidence = evidence_of(context, baseline, arm.settings)
+        contrasts = [evidence.contrast_of(domain) for domain in arm.retain]
+        differences = [mean_difference(c.positive, c.negative) for c in contrasts]
         directions = common_direction(np.array(differences, dtype=np.float64))
 
         def ablated() -> AbstractContextManager[object]:
