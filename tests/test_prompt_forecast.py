@@ -16,7 +16,7 @@ import torch
 from scipy import special
 
 from analyses.costs import Reading
-from analyses.predict import Evidence
+from analyses.predict import Evidence, prompt_skill
 from analyses.predict.by_prompt import (
     ERROR,
     LEVELS,
@@ -38,9 +38,9 @@ from analyses.predict.prompt_calibration import (
     reliability_table,
     with_recalibrated,
 )
-from analyses.predict.prompt_skill import flips, judged, skill_table
+from analyses.predict.prompt_skill import flips, forecast_skill, judged, skill_table
 from analyses.predict.slopes import moved, slopes_along
-from analyses.runs import Arm
+from analyses.runs import Arm, Run, RunRecord
 from analyses.study import organism_plan, work_of, work_with_prompts
 from experiments.prompt_forecasts import planned, write_prompt_forecasts
 from interp.errors import InputError
@@ -247,6 +247,22 @@ def test_another_model_s_forecast_is_refused() -> None:
     silent = Arm("arm", {"concept": "a"}, made["scores"].assign(margin=np.nan), None)
     with pytest.raises(InputError, match="reads refusal from text"):
         flips(silent, 0.5, "test")
+
+
+@pytest.mark.parametrize(("steps", "levels"), [(20, [0.5, 0.9]), (7, [0.5]), (2, [])])
+def test_a_level_that_no_arm_reaches_leaves_the_other_its_numbers(
+    steps: int, levels: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = world(0, prompts=20)
+    arm = Arm("arm", {"concept": "a"}, made["scores"][lambda rows: rows["step"] <= steps], None)
+    run = Run(RunRecord(Path("run"), {}, {}, arm, (arm,), (), None))
+    monkeypatch.setattr(prompt_skill, "read_prompt_forecast", lambda _: ("a", made["told"]))
+    if not levels:
+        with pytest.raises(InputError, match="no arm of a reaches a forgetting level of 50%"):
+            forecast_skill(run, "told")
+        return
+    found = forecast_skill(run, "told")
+    assert [*found.table["level"].unique()] == [*found.prompts["level"].unique()] == levels
 
 
 def judged_prompts(seed: int, *, scale: float = 1.0, shift: float = 0.0) -> pd.DataFrame:

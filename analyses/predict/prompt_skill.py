@@ -270,6 +270,8 @@ def permuted_within(
 
 def _nearest(fitted_on: pd.Series, forget: pd.Series, asked: pd.Series) -> Values:
     """Cosine of each prompt to its nearest forget prompt."""
+    if asked.empty:
+        return np.empty(0)
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectors = TfidfVectorizer().fit(fitted_on)
