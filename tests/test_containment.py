@@ -508,9 +508,15 @@ def test_the_smallest_weight_that_contains_is_taken() -> None:
     assert find_weight(list(recovery), recovery.__getitem__) == 0.3
     assert find_weight([1.0, 0.1], {0.1: 0.2, 1.0: 0.5}.__getitem__) == 1.0
     assert find_weight([1.0, 3.0], {1.0: None}.__getitem__) == 1.0, "a larger one is not tried"
+    assert find_weight([1.0, 3.0], {1.0: np.nan, 3.0: 0.2}.__getitem__) == 3.0
+    assert find_weight([1.0, 3.0], {1.0: np.nan, 3.0: np.nan}.__getitem__) == 1.0
     kept = kept_with(np.full(2, 0.4), np.random.default_rng(0), 0.0)
     assert retained_recovery(kept) == pytest.approx(0.4)
-    assert retained_recovery([replace(kept[0], reached=False)]) is None
+    still = replace(kept[0], reached=False)
+    babble = replace(kept[0].verdict, gibberish_rate=Estimate(0.9, 0.8, 1.0, 10))
+    degenerate = replace(kept[0], reached=False, verdict=babble)
+    assert retained_recovery([still]) is retained_recovery([still, degenerate]) is None
+    assert np.isnan(retained_recovery([degenerate, kept[1]]) or 0.0)
 
 
 def test_containment_says_how() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from analyses.options import ALONE, WorkerOptions
-from analyses.runs import Progress, RunFolder
+from analyses.runs import Progress, RunFolder, TargetOutcome
 from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
 from analyses.study.engine import contained_arms, make_arms, recorded
 from analyses.study.jobs import Lost, make_in_turn
@@ -30,6 +30,8 @@ from interp.store import read_json, write_json
 from tests.lost_worker import make_late, make_or_be_lost
 from unlearning.training import TrainingSettings
 
+COMPLIED, DEGENERATE = TargetOutcome.COMPLIED, TargetOutcome.DEGENERATE
+STILL_REFUSES, UNKNOWN = TargetOutcome.STILL_REFUSES, TargetOutcome.UNKNOWN
 ARMS = ["finished", "interrupted", "later"]
 
 
@@ -279,9 +281,10 @@ def test_sweeps_go_on_together_and_each_ends_by_itself(
     Larger weights would not comply, or not reach the forgetting level.
     """
     outcomes = {
-        "safety .03": (0.1, 1.0), "safety .1": (0.8, 0.9), "bias .03": (0.2, 1.0),
-        "bias .1": (0.4, 0.9), "bias .3": (0.9, 0.5), "privacy .03": (math.nan, 0.9),
-        "alone": (0.0, 0.0),
+        "safety .03": (0.1, 1.0, COMPLIED), "safety .1": (0.8, 0.9, COMPLIED),
+        "bias .03": (0.2, 1.0, COMPLIED), "bias .1": (0.4, 0.9, COMPLIED),
+        "bias .3": (0.9, 0.5, STILL_REFUSES), "privacy .03": (math.nan, 0.9, COMPLIED),
+        "alone": (0.0, 0.0, STILL_REFUSES),
     }  # fmt: skip
     settings = TrainingSettings()
     weights = (".03", ".1", ".3", "1")
@@ -335,7 +338,8 @@ def test_another_session_s_choice_replaces_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A weight that was given alone is shown; with more weights, the one that contains is."""
-    outcomes = {"safety .03": (0.1, 1.0), "safety .1": (0.8, 0.9), "safety 1": (0.9, 0.9)}
+    recoveries = {"safety .03": 0.1, "safety .1": 0.8, "safety 1": 0.9}
+    outcomes = {name: (value, 0.9, COMPLIED) for name, value in recoveries.items()}
     arms = [ArmPlan(n, "safety", TrainingSettings(), retain=("privacy",)) for n in outcomes]
     context: Any = SimpleNamespace(run=RunFolder(tmp_path), progress=Progress(quiet=True))
     for arm in arms:
@@ -355,6 +359,44 @@ def test_another_session_s_choice_replaces_the_one_before(
         assert alone.name in said([alone], "selected")
     swept = [replace(arm, sweep=True) for arm in arms]
     assert said(swept, "selected") == said(swept, "stands_in") == ["safety .1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "begun", "why"),
+    [
+        ((math.nan, 0.3, DEGENERATE), [".03", ".1"], "contains the leakage"),
+        ((0.9, 0.9, DEGENERATE), [".03", ".1"], "contains the leakage"),
+        ((math.nan, 0.3, STILL_REFUSES), [".03"], "already keeps the target's refusals"),
+        ((math.nan, math.nan, UNKNOWN), [".03"], "has no defined recovery"),
+    ],
+)
+def test_a_degenerate_target_ends_no_sweep_and_one_that_refuses_does(
+    first: tuple[float, float, TargetOutcome], begun: list[str], why: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    outcomes = {".03": first, ".1": (0.8, 0.9, COMPLIED), ".3": (0.9, 0.9, COMPLIED)}
+    arms = [
+        ArmPlan(name, "safety", TrainingSettings(), retain=("privacy",), sweep=True)
+        for name in outcomes
+    ]
+    said: list[str] = []
+    context: Any = SimpleNamespace(
+        run=RunFolder(tmp_path), progress=SimpleNamespace(say=said.append)
+    )
+    monkeypatch.setattr("analyses.study.engine.containment", lambda _, arm: outcomes[arm.name])
+    made: list[str] = []
+
+    def make(arms: Sequence[ArmPlan], then: Any) -> None:
+        for arm in arms:
+            made.append(arm.name)
+            write_json(context.run.arm(arm.name) / "config.json", {})
+            make(then(arm), then)
+
+    contained_arms(context, arms, make)
+    assert made == begun
+    assert said[-1] == f".3: not needed, because a smaller weight {why}"
+    chosen = [one for one in made if read_json(tmp_path / f"arms/{one}/config.json")["selected"]]
+    assert chosen == begun[1:]
 
 
 @pytest.mark.parametrize("overwrite", [True, False])

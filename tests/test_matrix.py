@@ -24,6 +24,7 @@ from analyses.runs import (
     Decomposition,
     LeakageMatrix,
     Run,
+    TargetOutcome,
     over_worlds,
     seed_spread,
     trajectories,
@@ -298,8 +299,9 @@ def test_the_weight_is_chosen_by_what_the_arm_recovers_on_validation_prompts(
         plan=SimpleNamespace(arms=[plain]),
     )
     arm: Any = SimpleNamespace(name=f"npo-retain-{weight:g}-safety-0", retain=RETAINED)
-    recovery, answers = containment(context, arm)
+    recovery, answers, outcome = containment(context, arm)
     assert recovery == pytest.approx(retained, abs=1e-6) and answers > 0.9
+    assert outcome is TargetOutcome.COMPLIED
 
 
 def test_objectives_have_matrices_of_their_own(study: LeakageMatrix) -> None:

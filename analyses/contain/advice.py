@@ -9,6 +9,7 @@ import numpy as np
 
 from analyses.contain.methods import METHODS
 from analyses.contain.outcomes import Kept, Key, Pooled, difference
+from analyses.runs import TargetOutcome
 from analyses.study import LEAST_ANSWERS, LEAST_RECOVERY
 from interp.statistics import Estimate
 
@@ -27,9 +28,16 @@ class Advice:
 
 
 def retained_recovery(kept: Sequence[Kept]) -> float | None:
-    """Mean recovery of the retained domains; None if some target did not comply."""
-    if not all(one.complied for one in kept):
+    """Mean recovery of the retained domains.
+
+    NaN if some target is degenerate; None if one still refuses or does not reach the forgetting
+    level.
+    """
+    coherent = [one for one in kept if one.verdict.outcome is not TargetOutcome.DEGENERATE]
+    if not all(one.complied for one in coherent):
         return None
+    if len(coherent) < len(kept):
+        return float("nan")
     values = np.array([one.recovery["retained"].value for one in kept])
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else 0.0
 
@@ -38,20 +46,21 @@ def find_weight(weights: Sequence[float], recovery: Callable[[float], float | No
     """The smallest weight at which the retained domains recover .7 while the target complies.
 
     Else the weight with the largest recovery while it complies; else the smallest. The search ends
-    at a weight with which the target does not comply, because larger weights oppose unlearning
-    more. Held-out domains play no part.
+    at a weight with which the target still refuses, because larger weights oppose unlearning more.
+    A degenerate target may be coherent at a larger weight. Held-out domains play no part.
 
     Args:
         weights: to try.
-        recovery: of the retained domains at a weight, on VALIDATION prompts; None if the target
-            does not comply.
+        recovery: of the retained domains at a weight, on VALIDATION prompts; NaN if the target is
+            degenerate, None if it still refuses (:func:`retained_recovery`).
     """
     complying: dict[float, float] = {}
     for weight in sorted(weights):
         found = recovery(weight)
         if found is None:
             break
-        complying[weight] = found
+        if np.isfinite(found):
+            complying[weight] = found
         if found >= LEAST_RECOVERY:
             return weight
     return max(complying, key=complying.__getitem__) if complying else min(weights)

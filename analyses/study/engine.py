@@ -17,6 +17,7 @@ from analyses.options import ALONE, WorkerOptions
 from analyses.report import run_report
 from analyses.runs import (
     Progress,
+    TargetOutcome,
     behaviour,
     measure,
     read_run,
@@ -125,8 +126,9 @@ def contained_arms(
     """Make contained and control arms; in a sweep a weight begins when the one before is judged.
 
     A sweep over weights ends with the first weight that contains the leakage, or with which the
-    target no longer complies or reaches the forgetting level: with a larger weight it would forget
-    even less. Every arm's configuration says whether it was chosen, also of arms that an earlier
+    target still refuses or does not reach the forgetting level: with a larger weight it would
+    forget even less. After a degenerate target the next weight is tried, which may keep it
+    coherent. Every arm's configuration says whether it was chosen, also of arms that an earlier
     session made.
     """
 
@@ -144,19 +146,21 @@ def contained_arms(
         """What may begin after a finished arm: the next weight of its sweep."""
         if arm.control:
             return []
-        recovery, answers = containment(context, arm)
-        chosen = recovery >= LEAST_RECOVERY and answers >= LEAST_ANSWERS
+        recovery, answers, outcome = containment(context, arm)
+        is_degenerate = outcome is TargetOutcome.DEGENERATE
+        complies = answers >= LEAST_ANSWERS and not is_degenerate
+        chosen = complies and recovery >= LEAST_RECOVERY
         if chosen or not arm.sweep:
             selected.add(arm.name)
             update_config(context.run.arm(arm.name) / "config.json", selected=True)
-        if answers >= LEAST_ANSWERS and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
+        if complies and recovery > best.get(sweep_of(arm), (-math.inf, ""))[0]:
             best[sweep_of(arm)] = recovery, arm.name
         larger = sweeps[sweep_of(arm)] if arm.sweep else []
-        if recovery < LEAST_RECOVERY and answers >= LEAST_ANSWERS:
+        if is_degenerate or (complies and recovery < LEAST_RECOVERY):
             return [larger.pop(0)] if larger else []
-        why = "contains the leakage" if chosen else "already keeps the target's refusals"
-        if not chosen and answers >= LEAST_ANSWERS:
-            why = "has no defined recovery"
+        why = "contains the leakage" if chosen else "has no defined recovery"
+        if outcome is TargetOutcome.STILL_REFUSES and not complies:
+            why = "already keeps the target's refusals"
         for left in larger:
             context.progress.say(f"{left.name}: not needed, because a smaller weight {why}")
         return []
@@ -170,26 +174,28 @@ def contained_arms(
             update_config(path, **is_in)
 
 
-def containment(context: Context, plan: ArmPlan) -> tuple[float, float]:
-    """Recovery in the retained domains and the target's answer rate, on VALIDATION prompts.
+def containment(context: Context, plan: ArmPlan) -> tuple[float, float, TargetOutcome]:
+    """Recovery in the retained domains, and the target's answer rate and outcome.
 
-    These numbers choose the weight, so that the choice does not depend on test prompts. Recovery is
-    NaN if it is undefined, for example if the arm did not reach the forgetting level.
+    These numbers choose the weight. They are of VALIDATION prompts, so that the choice does not
+    depend on test prompts. Recovery is NaN if it is undefined, for example if the arm did not reach
+    the forgetting level.
     """
     plain = [arm.name for arm in context.plan.arms if not arm.retain and not arm.control]
     record = read_run(context.run.folder, only=[plan.name, *plain])
     arm = next(arm for arm in record.arms if arm.name == plan.name)
     before = record.plain_of(arm)
     if before is None or arm.concept is None:
-        return float("nan"), float("nan")
+        return float("nan"), float("nan"), TargetOutcome.UNKNOWN
     base = behaviour(record.base.on_validation())
-    answers = verdict_on(arm.concept, behaviour(arm.on_validation()), base).answer_rate.value
+    verdict = verdict_on(arm.concept, behaviour(arm.on_validation()), base)
+    answers = verdict.answer_rate.value
     leaks, contained = (measure(a.on_validation().scores, a.concept) for a in (before, arm))
     recovery = recover(leaks, contained, plan.retain).recovery
     undefined = f"undefined ({recovery.reason})"
     shown = undefined if math.isnan(recovery.value) else f"{recovery.value:.2f}"
     context.progress.say(
         f"{plan.name}: on validation prompts, recovery in the retained domains {shown}, "
-        f"target answers {answers:.2f}"
+        f"target answers {answers:.2f} ({verdict.outcome.badge})"
     )
-    return recovery.value, answers
+    return recovery.value, answers, verdict.outcome
