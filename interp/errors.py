@@ -33,11 +33,11 @@ class ModelError(InputError):
 
 
 class TrainingError(SpilloverError):
-    """Training cannot continue, for instance because the loss is not finite."""
+    """A model cannot be trained so, for instance because the loss is not finite."""
 
 
 class MachineError(SpilloverError):
-    """The machine has no memory or disk space left."""
+    """The machine has no memory, disk space or time left."""
 
 
 def brief(value: Any) -> str:

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from interp.errors import InputError, TrainingError
+from interp.errors import InputError, MachineError, TrainingError
 from interp.store import read_json, write_json
 from unlearning.training import checkpoints, newest_complete
 from unlearning.training.checkpoints import (
@@ -436,7 +436,7 @@ def test_a_full_disk_ends_the_run_with_what_to_do(
     longer = training(tmp_path, seen, steps=5)
     with monkeypatch.context() as patched:
         patched.setattr(*((Seen, "save_state") if at == "state" else (Trainer, at)), full)
-        with pytest.raises(TrainingError, match="free space") as caught, reported(tmp_path):
+        with pytest.raises(MachineError, match="free space") as caught, reported(tmp_path):
             longer.train(resume_from_checkpoint=str(resume(tmp_path, {"seen": seen})))
     assert str(tmp_path / "checkpoint-3") in str(caught.value)
     assert caught.value.__cause__ is error
@@ -447,7 +447,7 @@ def test_a_full_disk_ends_the_run_with_what_to_do(
 
 def test_a_full_disk_at_the_first_save_says_that_the_run_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
-    with pytest.raises(TrainingError, match="no checkpoint is complete"), reported(tmp_path):
+    with pytest.raises(MachineError, match="no checkpoint is complete"), reported(tmp_path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert not (tmp_path / "checkpoint-1").exists()
 

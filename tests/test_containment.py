@@ -29,10 +29,10 @@ from analyses.contain.outcomes import (
     methods_table,
     pool_splits,
 )
-from analyses.contain.study import with_arms_of
+from analyses.contain.study import _kept, with_arms_of
 from analyses.predict import Evidence, evidence_of
 from analyses.runs import Arm, RunRecord, TargetVerdict
-from analyses.study import NoLogOddsError, StudyPlan
+from analyses.study import ArmPlan, NoLogOddsError, StudyPlan
 from analyses.study.mixing import chosen, dealt
 from experiments.containment import (
     SHIPPED_EARLIER,
@@ -416,6 +416,25 @@ def test_planted_recovery_is_found_and_retraining_is_told_from_containment() -> 
     assert "retraining" in " ".join(advice.sentences)
     assert {"retained_low", "held_out", "answer_rate"} <= set(arms_table(kept))
     assert methods_table(told).set_index("method").loc["kernel", "complied"] == 2
+
+
+def test_an_arm_that_cannot_be_trained_does_not_comply(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings, why = TrainingSettings(), "the loss is nan"
+    arms = [
+        ArmPlan(f"equal/{i}", "safety", settings, RETAINED, containment=Containment("equal", 32, i))
+        for i in range(2)
+    ]
+    record = replace(record_of({"equal/0": recovered(0.9, 0.1)}), failed={"equal/1": why})
+    monkeypatch.setattr("analyses.contain.study.read_run", lambda _: record)
+    context: Any = SimpleNamespace(run=SimpleNamespace(folder=None))
+    design: Any = SimpleNamespace(plain=SimpleNamespace(name="plain"))
+    kept = _kept(context, design, arms)
+    assert [one.complied for one in kept] == [True, False] and np.isnan(retained_recovery(kept))
+    [pooled] = pool_splits(kept)
+    assert (pooled.arms, pooled.complied) == (2, 1)
+    assert pooled.answer_rate == kept[0].verdict.answer_rate.value
+    assert advise([pooled], [pooled]).key is None
+    assert arms_table(kept)["held_out_reason"].iloc[1] == why
 
 
 def test_an_arm_whose_target_does_not_comply_recovers_nothing() -> None:

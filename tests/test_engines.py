@@ -24,7 +24,7 @@ from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
 from analyses.study.ray_workers import _gpus, _require_shared_folder
 from analyses.study.workers import ENGINES
-from interp.errors import InputError, MachineError, SpilloverError
+from interp.errors import InputError, MachineError, SpilloverError, TrainingError
 from interp.plugins import Plugin
 from interp.store import read_json, write_json
 from tests.lost_worker import make_late, make_or_be_lost
@@ -147,6 +147,8 @@ class Scripted:
     def result(self, job: Any) -> None:
         if job[1] == "lost":
             raise Lost
+        if job[1] == "nan":
+            raise TrainingError("the loss is nan")
 
     def stop(self, _job: Any) -> None:
         self.stopped += 1
@@ -270,6 +272,20 @@ def test_what_follows_an_arm_goes_before_what_waits_and_not_after_a_lost_one() -
     first = [ArmPlan(name) for name in ("a", "b", "lost", "c")]
     left = make_in_turn(engine, StudyPlan("m", ()), first, limits, Progress(quiet=True), then)
     assert engine.begun == ["a", "a2", "a3", "b", "lost", "c"] and left == [ArmPlan("lost")]
+
+
+def test_an_arm_that_cannot_be_trained_leaves_the_others_going() -> None:
+    engine = Scripted(a=["nan"], a2=["well"], b=["well"])
+    said: list[str] = []
+
+    def then(arm: ArmPlan) -> list[ArmPlan]:
+        return [ArmPlan("a2")] if arm.name == "a" else []
+
+    first, progress = [ArmPlan("a"), ArmPlan("b")], Progress(quiet=True)
+    progress.say = said.append  # type: ignore[method-assign]
+    left = make_in_turn(engine, StudyPlan("m", ()), first, WorkerOptions(), progress, then)
+    assert engine.begun == ["a", "a2", "b"] and not left
+    assert "a: failed (1 of 2): the loss is nan" in said and said[-1] == "b: done (3 of 3)"
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -201,6 +201,10 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(world: pd.DataFrame) ->
     assert "no other domain" in reasons["safety", "npo", True]
     steps = [arm.plan.training and arm.plan.training.max_steps for arm in alone.arms]
     assert steps == [20, 20]  # 10 epochs of two batches
+    (one, *others), why = alone.arms, "the loss is nan"
+    left = alone.without({one.plan.name: why})
+    assert list(left.arms) == others and left.left_out[:-1] == alone.left_out
+    assert left.left_out[-1].arm == one.arm and left.left_out[-1].why.endswith(why)
     with pytest.raises(InputError, match="32 are needed"):
         planned(ProtocolOptions(mistral, concepts=("bias",)), world, {"bias": 31})
 

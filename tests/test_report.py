@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,9 @@ from analyses.report import run_report, wording
 from analyses.report.at_risk import at_risk_view
 from analyses.report.page import rendered
 from analyses.report.summary import summarise
-from analyses.runs import Arm, Run, TargetVerdict, pick, tables
+from analyses.runs import Arm, Run, TargetVerdict, pick, tables, update_config
+from analyses.study import require_trained
+from interp.errors import TrainingError
 from interp.statistics import Estimate, rate_of
 from interp.store import read_json, write_json
 from spillover import example_run
@@ -313,11 +316,26 @@ def test_a_sweep_over_weights_says_why_it_ended(
     ]
     table = pd.DataFrame({"arm": ["last"], "reached": [reached]})
     verdicts = {"last": Mock(answers=answers)}
-    record = Mock(config={"arms": arms}, unfinished=unfinished)
+    record = Mock(config={"arms": arms}, unfinished=unfinished, failed={})
     run = Mock(record=record, arms=table, verdicts=verdicts)
     last = SimpleNamespace(name="last", retain_weight=0.3)
     said = run_report._stand_in(run, Mock(concept="safety", sweep=[last]))
     assert "(×1)" in said and why in said
+
+
+def test_an_arm_that_cannot_be_trained_is_named_with_the_reason(tmp_path):
+    name, why = "npo-retain-1-safety-0", "the loss is nan at step 3, on <x>"
+    folder = write_run(tmp_path, concepts=("safety",), weights=(1.0,), unfinished=(name,))
+    assert Run(folder).record.unfinished == (name,)
+    update_config(folder / "config.json", arms=[{"name": name}])
+    update_config(folder / "arms" / name / "config.json", failed=why)
+    record = Run(folder).record
+    assert (record.unfinished, record.failed) == ((), {name: why})
+    page = run_report.write_report(folder).read_text("utf-8")
+    assert f"{name} cannot be trained and is not shown: {escape(why)}" in page
+    assert read_json(folder / "summary.json")["failed"] == {name: why}
+    with pytest.raises(TrainingError, match=f"not trained: {name}: the loss is nan"):
+        require_trained(record)
 
 
 def test_a_domain_without_test_prompts_leaves_the_table(run, tmp_path):

@@ -26,7 +26,7 @@ from analyses.study.making import inputs_of, require_replaceable
 from analyses.study.plan import ArmPlan, compare_plan
 from interp import store
 from interp.directions import DirectionSet
-from interp.errors import InputError
+from interp.errors import InputError, TrainingError
 from interp.model import LanguageModel
 from interp.store import file_hash, read_json
 from tests.conftest import leave_out_pictures
@@ -483,6 +483,24 @@ def test_a_control_arm_of_fewer_steps_is_set_aside(
     assert (kept / "DONE").is_file() and (again / "arms" / CONTROL / "DONE").is_file()
     assert pd.read_parquet(kept / "scores.parquet")["step"].max() == STEPS
     assert scores(again, CONTROL)["step"].max() == 1
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_the_others_of_an_arm_that_cannot_be_trained_are_reported(
+    finished: Finished, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(again / "arms" / CONTAINED)
+
+    def failing(*_: object) -> None:
+        raise TrainingError("the loss is nan")
+
+    monkeypatch.setattr("analyses.study.making.train_arm", failing)
+    said = Said()
+    with pytest.raises(TrainingError, match=f"^not trained: {CONTAINED}: the loss is nan; "):
+        run_study(finished.plan, again, said)
+    assert f"{CONTAINED}: failed: the loss is nan" in said.lines
+    assert done(again) == {"base": True, PLAIN: True, CONTROL: True, CONTAINED: False}
+    assert f"{CONTAINED} cannot be trained" in (again / "report.html").read_text("utf-8")
 
 
 def test_one_process_at_a_time_works_in_a_folder(finished: Finished, again: Path) -> None:

@@ -30,10 +30,12 @@ class Advice:
 def retained_recovery(kept: Sequence[Kept]) -> float | None:
     """Mean recovery of the retained domains.
 
-    NaN if some target is degenerate; None if one still refuses or does not reach the forgetting
-    level.
+    NaN if some target is degenerate or its arm cannot be trained; None if one still refuses or does
+    not reach the forgetting level.
     """
-    coherent = [one for one in kept if one.verdict.outcome is not TargetOutcome.DEGENERATE]
+    coherent = [
+        one for one in kept if not (one.failed or one.verdict.outcome is TargetOutcome.DEGENERATE)
+    ]
     if not all(one.complied for one in coherent):
         return None
     if len(coherent) < len(kept):

@@ -56,6 +56,7 @@ def contain(
         check,
         prompts_of,
         refuse_launcher,
+        require_trained,
         require_workers,
         study_plan,
         weights_to_try,
@@ -99,12 +100,14 @@ def contain(
     design = replace(design, training=fitting)
     from analyses.contain import study
     from analyses.costs import watched
+    from analyses.runs import read_run
 
     with watched(out, context.expected, anew=plan.overwrite):
         advice = study.run_containment(
             context, design, shallow_recovery=shallow_recovery, seed=seed, workers=made
         )
     typer.echo("\n".join([*advice.sentences, str(out / study.FOLDER)]))
+    require_trained(read_run(out))
     return advice
 
 

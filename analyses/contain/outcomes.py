@@ -58,6 +58,7 @@ class Kept:
         verdict: of its target.
         reached: whether it reached the forgetting level.
         recovery: by set; undefined with a reason.
+        failed: whether it cannot be trained; then nothing else is known of it.
     """
 
     name: str
@@ -66,6 +67,15 @@ class Kept:
     verdict: TargetVerdict
     reached: bool
     recovery: Mapping[str, Draws]
+    failed: bool = False
+
+    @classmethod
+    def untrained(cls, name: str, key: Key, split: int | None, why: str) -> Kept:
+        """An arm that cannot be trained: its target does not comply."""
+        verdict = TargetVerdict(*[Estimate.undefined(why)] * 4)
+        return cls(
+            name, key, split, verdict, False, dict.fromkeys(SETS, Draws.undefined(why)), True
+        )
 
     @property
     def complied(self) -> bool:
@@ -177,7 +187,7 @@ class Pooled:
         key: its containment settings.
         arms: number of splits.
         complied: number of splits on which the target reached the forgetting level and complies.
-        answer_rate, other_mass: of the target, mean over splits.
+        answer_rate, other_mass: of the target, mean over splits whose arm is trained.
         splits: recovery by set and by the number of the split; undefined with a reason.
         seed: of resampled splits.
     """
@@ -207,8 +217,8 @@ def pool_splits(kept: Sequence[Kept], *, seed: int = 0) -> list[Pooled]:
             key,
             len(group),
             sum(one.complied for one in group),
-            float(np.mean([one.verdict.answer_rate.value for one in group])),
-            float(np.mean([one.verdict.other_mass.value for one in group])),
+            float(pd.Series([one.verdict.answer_rate.value for one in group]).mean()),
+            float(pd.Series([one.verdict.other_mass.value for one in group]).mean()),
             {
                 name: {one.split: one.recovery[name] for one in group if one.split is not None}
                 for name in SETS

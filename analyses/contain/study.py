@@ -33,16 +33,17 @@ from analyses.study import (
     MakeTogether,
     StudyPlan,
     arms_in_workers,
+    attempt_arm,
     deflections_of,
     establish,
     load_made,
-    make_arm,
     make_planned,
     mixture_of,
     pool_of,
     recorded,
     require_arms,
     require_replaceable,
+    require_trained,
     with_enough_deflections,
     write_gate,
 )
@@ -74,6 +75,8 @@ def run_containment(
 
     Raises:
         InputError: too few refusals to train on.
+        TrainingError: the plain arm cannot be trained. Of another arm that cannot, the target does
+            not comply.
     """
     advice = None
     with (
@@ -92,6 +95,8 @@ def run_containment(
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder, processes=workers.processes)
     require_arms(context)
+    if advice is None:
+        require_trained(read_run(context.run.folder))
     assert advice is not None, "a design whose target was left out has no arms"
     return advice
 
@@ -126,15 +131,18 @@ def _contained(
     together: MakeTogether,
     shallow_recovery: bool,
     seed: int,
-) -> Advice:
+) -> Advice | None:
+    """The advice; None if the plain arm, with which all others are compared, cannot be trained."""
     _rank(context, baseline, design, seed)
     require_replaceable(context, baseline, design.everything())
 
     def made(arms: Sequence[ArmPlan]) -> None:
         for arm in together(with_arms_of(context.plan, design), arms):
-            make_arm(context, baseline, arm)
+            attempt_arm(context, baseline, arm)
 
     made([design.plain])
+    if _failed(context, design.plain):
+        return None
     weights = {}
     for name, by_weight in design.weighing().items():
         tried = dict(zip(sorted(design.weights), by_weight, strict=True))
@@ -153,8 +161,10 @@ def _contained(
         whole = design.whole(chosen)
         made([whole])
         sentences = list(advice.sentences)
-        sentences.append(f"Its arm with every other domain retained is arms/{whole.name}.")
-        if shallow_recovery:
+        why = _failed(context, whole)
+        found = f"cannot be trained: {why}" if why else f"is arms/{whole.name}"
+        sentences.append(f"Its arm with every other domain retained {found}.")
+        if shallow_recovery and not why:
             sentences += _shallow_recovery(context, baseline, design, whole, seed)
         advice = replace(advice, sentences=tuple(sentences))
         path = context.run.folder / FOLDER / "containment.json"
@@ -255,7 +265,17 @@ def _kept(
     looked_at = replace(record, base=seen(record.base))
     contained = [arm for name, arm in found.items() if name in names]
     resamples = {"resamples": 200} if validation else {}
-    return kept_by(looked_at, contained, found[design.plain.name], **resamples)
+    kept = kept_by(looked_at, contained, found[design.plain.name], **resamples)
+    for arm in arms:
+        if why := record.failed.get(arm.name):
+            assert arm.containment is not None
+            kept.append(Kept.untrained(arm.name, key_of(arm), arm.containment.split, why))
+    return kept
+
+
+def _failed(context: Context, arm: ArmPlan) -> str | None:
+    """The reason for which an arm cannot be trained; None if it can."""
+    return read_run(context.run.folder, only=[arm.name]).failed.get(arm.name)
 
 
 def _described(

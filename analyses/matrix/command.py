@@ -45,7 +45,7 @@ def matrix(
 ) -> LeakageMatrix | DryRun:
     """Unlearn every domain in turn and measure the leakage from each domain into every other."""
     from analyses.runs import require_quantity
-    from analyses.study import run_plan, study_plan
+    from analyses.study import run_plan, study_plan, trained
 
     asked = study_plan(
         model, concept, training, chat, prompts, None, seeds=range(seeds), control=control,
@@ -60,11 +60,14 @@ def matrix(
     from analyses.matrix.output import write_matrix, write_rescaled
     from analyses.runs import LeakageMatrix
 
-    trained = LeakageMatrix.load([out])
-    typer.echo(write_matrix(trained, out, quantity))
+    if all(arm.control for arm in done.record.arms):
+        trained(done)
+    found = LeakageMatrix.load([out])
+    typer.echo(write_matrix(found, out, quantity))
     if rescale:
         from analyses.matrix.rescaling import rescaled
 
         along = rescaled(out, batch_size=asked.batch_size)
-        typer.echo(write_rescaled(along, trained, out, quantity))
-    return trained
+        typer.echo(write_rescaled(along, found, out, quantity))
+    trained(done)
+    return found

@@ -119,6 +119,7 @@ def run_view(tables: Run) -> View:
         "by_text": tables.by_text,
         "verdicts": verdict_views(tables),
         "unfinished": list(record.unfinished),
+        "failed": dict(record.failed),
         "stories": [_story(tables, headline) for headline in found],
         "arms": [_arm_row(tables, arm) for arm in record.arms],
         "benign": _benign(tables, found),
@@ -215,7 +216,9 @@ def _stand_in(tables: Run, headline: Headline) -> str:
     planned = {
         config["retain_weight"]: weight_label(config)
         for config in tables.record.config.get("arms", [])
-        if config.get("retain") and config.get("concept") == headline.concept
+        if config.get("retain")
+        and config.get("concept") == headline.concept
+        and config.get("name") not in tables.record.failed
     }
     tried = {one.retain_weight: one for one in headline.sweep if one.retain_weight is not None}
     untried = sorted(planned.keys() - tried.keys())

@@ -42,6 +42,7 @@ def summarise(tables: Run) -> Json:
         "base": {**_behaviour(tables, BASE), "readout": readout_view(record)},
         "arms": [_arm(tables, arm) for arm in record.arms],
         "unfinished": list(record.unfinished),
+        "failed": dict(record.failed),
         "cosine_similarity": _cosine(tables.cosine),
         "seconds": record.manifest.get("seconds"),
     }

@@ -27,7 +27,7 @@ from analyses.reproduce.page import write_reproduction
 from analyses.reproduce.plan import Planned, ProtocolOptions, planned
 from analyses.reproduce.protocol import SAMPLES_PER_CONCEPT
 from analyses.reproduce.result import Result
-from analyses.runs import BASE, Progress, read_run
+from analyses.runs import BASE, Progress, RunRecord, read_run
 from analyses.study import (
     Baseline,
     Context,
@@ -36,6 +36,7 @@ from analyses.study import (
     make_arms,
     recorded,
     require_replaceable,
+    require_trained,
     study_context,
 )
 from interp.activations import collect
@@ -59,6 +60,7 @@ def run_protocol(
 
     Raises:
         InputError: the model refuses a given concept too rarely, or a task cannot run.
+        TrainingError: no arm can be trained; of several, those that cannot are left out.
     """
     first = study_context(planned(asked, prompts).study, out, progress)
     with first.run.locked():
@@ -73,7 +75,11 @@ def run_protocol(
         baseline = establish(context)
         require_replaceable(context, baseline, plan.study.arms)
         make_arms(context, baseline, together)
-        found = _result(asked, plan, context)
+        record = read_run(context.run.folder)
+        plan = plan.without(record.failed)
+        if not plan.arms:
+            require_trained(record)
+        found = _result(asked, plan, context, record)
     with progress.stage("tables, figures, page"):
         write_reproduction(found, out)
     return found
@@ -88,8 +94,7 @@ def _refusals(baseline: Baseline) -> dict[str, int]:
     return {str(domain): int(n) for domain, n in kept["domain"].value_counts().items()}
 
 
-def _result(asked: ProtocolOptions, plan: Planned, context: Context) -> Result:
-    record = read_run(context.run.folder)
+def _result(asked: ProtocolOptions, plan: Planned, context: Context, record: RunRecord) -> Result:
     arms = {arm.name: arm for arm in record.arms}
     grid = grid_table(plan.arms, arms, record.base)
     names = set(grid.loc[grid["chosen"], "arm"])

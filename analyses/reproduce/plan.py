@@ -152,6 +152,16 @@ class Planned:
     left_out: tuple[LeftOut, ...]
     deflections: Mapping[str, int]
 
+    def without(self, failed: Mapping[str, str]) -> Planned:
+        """The plan without the arms that cannot be trained, each with the reason."""
+        missing = [
+            LeftOut(*one.arm, f"{one.setting.words}: {failed[one.plan.name]}")
+            for one in self.arms
+            if one.plan.name in failed
+        ]
+        arms = tuple(one for one in self.arms if one.plan.name not in failed)
+        return replace(self, arms=arms, left_out=(*self.left_out, *missing))
+
 
 def planned(
     asked: ProtocolOptions, prompts: pd.DataFrame, refused: Mapping[str, int] | None = None

@@ -9,7 +9,7 @@ A finished run has the base model and the saved weights of its arms.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +156,10 @@ class Arm:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The content of a run's folder: finished arms in a fixed order, names of unfinished arms."""
+    """The content of a run's folder: finished arms in a fixed order, names of unfinished arms.
+
+    ``failed`` has the other planned arms: they cannot be trained, for the reason that is given.
+    """
 
     folder: Path
     config: Mapping[str, Any]
@@ -165,6 +168,7 @@ class RunRecord:
     arms: tuple[Arm, ...]
     unfinished: tuple[str, ...]
     cosine: pd.DataFrame | None
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def model_options(self) -> dict[str, Any]:
@@ -229,6 +233,13 @@ def read_run(folder: str | Path, *, only: Collection[str] | None = None) -> RunR
         place = concepts.index(arm.concept) if arm.concept in concepts else len(concepts)
         return place, arm.seed, arm.retain_weight or (0.5 if arm.retain else 0.0), arm.name
 
+    planned = {arm.get("name") for arm in config.get("arms") or ()}
+    reasons = {
+        one: _read_or_empty(folder / "arms" / one / "config.json").get("failed")
+        for one in unfinished
+        if one in planned
+    }
+    failed = {name: why for name, why in reasons.items() if why}
     cosine = folder / "cosine.parquet"
     return RunRecord(
         folder=folder,
@@ -236,8 +247,9 @@ def read_run(folder: str | Path, *, only: Collection[str] | None = None) -> RunR
         manifest=_read_or_empty(folder / "manifest.json"),
         base=base,
         arms=tuple(sorted(found.values(), key=order)),
-        unfinished=tuple(unfinished),
+        unfinished=tuple(name for name in unfinished if name not in failed),
         cosine=read_table(cosine, COSINE) if cosine.is_file() else None,
+        failed=failed,
     )
 
 

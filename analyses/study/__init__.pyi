@@ -1,6 +1,7 @@
 from .asked import check as check
 from .asked import run_plan as run_plan
 from .asked import study_plan as study_plan
+from .asked import trained as trained
 from .baseline import Baseline as Baseline
 from .baseline import answer_log as answer_log
 from .baseline import establish as establish
@@ -16,8 +17,10 @@ from .deflected import deflections_of as deflections_of
 from .deflected import held_deflections as held_deflections
 from .deflected import require_arms as require_arms
 from .deflected import with_enough_deflections as with_enough_deflections
+from .engine import attempt_arm as attempt_arm
 from .engine import make_arms as make_arms
 from .engine import recorded as recorded
+from .engine import require_trained as require_trained
 from .engine import run_study as run_study
 from .gate import gate_on as gate_on
 from .gate import gate_prompts as gate_prompts

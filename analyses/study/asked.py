@@ -186,6 +186,20 @@ def run_plan(
     return Run(out)
 
 
+def trained(done: Run | DryRun) -> Run | DryRun:
+    """The run of :func:`run_plan`.
+
+    Raises:
+        TrainingError: some of its arms cannot be trained.
+    """
+    from analyses.runs import Run
+    from analyses.study.engine import require_trained
+
+    if isinstance(done, Run):
+        require_trained(done.record)
+    return done
+
+
 def _take_part(plan: StudyPlan, out: Path, dry_run: bool) -> Run | DryRun:
     """Train with the first process, which prints and writes everything."""
     from analyses.runs import Run

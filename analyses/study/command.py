@@ -11,7 +11,7 @@ import typer
 
 from analyses import options as shared
 from analyses.commands import DryRun, command, command_line, opt
-from analyses.study.asked import run_plan, study_plan
+from analyses.study.asked import run_plan, study_plan, trained
 from analyses.study.launcher import leads, processes
 from analyses.training_options import TrainingOptions
 from interp.errors import InputError
@@ -39,7 +39,7 @@ def demo(
     # Two small models with a thread each train faster than one with two.
     alone = processes() > 1 or usable_device(None).type != "cpu" or (os.cpu_count() or 1) < 2
     made = shared.ALONE if alone else shared.WorkerOptions(workers=2)
-    return run_plan(asked, out, dry_run, timing=timing, workers=made)
+    return trained(run_plan(asked, out, dry_run, timing=timing, workers=made))
 
 
 @command
@@ -66,8 +66,10 @@ def study(
         model, concept, training, chat, prompts, deflections, seeds=range(seeds), control=control,
         search=True, **options.for_plan(),
     )  # fmt: skip
-    return run_plan(
-        asked, out, dry_run, timing=timing, workers=made, show_completions=show_completions
+    return trained(
+        run_plan(
+            asked, out, dry_run, timing=timing, workers=made, show_completions=show_completions
+        )
     )
 
 
@@ -110,7 +112,7 @@ def unlearn(
     arms = tuple(arm for arm in asked.arms if bool(arm.retain) == (training.retain is not None))
     if len(arms) > 1:
         raise InputError("unlearn trains one arm: give one --retain-weight; study tries several")
-    done = run_plan(replace(asked, arms=arms), out, dry_run, timing=timing)
+    done = trained(run_plan(replace(asked, arms=arms), out, dry_run, timing=timing))
     if merge and leads() and not dry_run:
         from analyses.study.making import save_merged
 

@@ -7,6 +7,7 @@ unchanged inputs, so the same plan resumes an interrupted run.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from analyses.options import ALONE, WorkerOptions
 from analyses.report import run_report
 from analyses.runs import (
     Progress,
+    RunRecord,
     TargetOutcome,
     behaviour,
     measure,
@@ -32,10 +34,12 @@ from analyses.study.context import Context, study_context
 from analyses.study.deflected import require_arms, say_low_base, with_enough_deflections
 from analyses.study.gate import write_gate
 from analyses.study.jobs import Then, nothing
+from analyses.study.launcher import processes
 from analyses.study.making import make_arm, require_replaceable
 from analyses.study.mixing import with_answered_benign
 from analyses.study.plan import LEAST_ANSWERS, LEAST_RECOVERY, ArmPlan, StudyPlan
 from analyses.study.workers import MakeTogether, arms_in_workers
+from interp.errors import TrainingError
 
 
 def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None) -> Path:
@@ -45,14 +49,19 @@ def run_study(plan: StudyPlan, out: str | Path, progress: Progress | None = None
 
     Raises:
         InputError: the plan cannot run; finished results stay.
+        TrainingError: arms cannot be trained; after the report of the others.
     """
-    return run_checked_study(study_context(plan, out, progress or Progress()))
+    report = run_checked_study(study_context(plan, out, progress or Progress()))
+    require_trained(read_run(report.parent))
+    return report
 
 
 def run_checked_study(
     context: Context, *, workers: WorkerOptions = ALONE, show_completions: bool = False
 ) -> Path:
     """:func:`run_study` with checked inputs; several workers make arms in parallel.
+
+    Arms that cannot be trained are left to :func:`require_trained`.
 
     Raises:
         InputError: also if another process works in the folder; and if no domain has enough
@@ -111,13 +120,36 @@ def make_arms(context: Context, baseline: Baseline, together: MakeTogether) -> N
 
     def make(chosen: Sequence[ArmPlan], then: Then = nothing) -> None:
         for arm in together(context.plan, chosen, then):
-            make_arm(context, baseline, arm)
+            attempt_arm(context, baseline, arm)
             make(then(arm), then)
 
     arms = context.plan.arms
     plain = [arm for arm in arms if not arm.control and not arm.retain]
     make(plain)
     contained_arms(context, [arm for arm in arms if arm.training and arm not in plain], make)
+
+
+def attempt_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
+    """Make an arm; if it cannot be trained, say so, and the study goes on with the others."""
+    try:
+        make_arm(context, baseline, arm)
+        return
+    except TrainingError as error:
+        if processes() > 1:  # those of a launcher are in the middle of its training
+            raise
+        context.progress.say(f"{arm.name}: failed: {error}")
+    gc.collect()  # else what its training held stays in memory during the next one
+
+
+def require_trained(record: RunRecord) -> None:
+    """End a command whose arms are not all trained, after everything else is written.
+
+    Raises:
+        TrainingError: names these arms, each with its reason.
+    """
+    if record.failed:
+        said = "; ".join(f"{name}: {why}" for name, why in record.failed.items())
+        raise TrainingError(f"not trained: {said}; the results of all other arms are complete")
 
 
 def contained_arms(
@@ -179,10 +211,12 @@ def containment(context: Context, plan: ArmPlan) -> tuple[float, float, TargetOu
 
     These numbers choose the weight. They are of VALIDATION prompts, so that the choice does not
     depend on test prompts. Recovery is NaN if it is undefined, for example if the arm did not reach
-    the forgetting level.
+    the forgetting level. An arm that cannot be trained counts as degenerate.
     """
     plain = [arm.name for arm in context.plan.arms if not arm.retain and not arm.control]
     record = read_run(context.run.folder, only=[plan.name, *plain])
+    if plan.name in record.failed:
+        return float("nan"), float("nan"), TargetOutcome.DEGENERATE
     arm = next(arm for arm in record.arms if arm.name == plan.name)
     before = record.plain_of(arm)
     if before is None or arm.concept is None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from analyses.options import WorkerOptions
 from analyses.runs import Progress
 from analyses.study.plan import ArmPlan, StudyPlan
-from interp.errors import MachineError
+from interp.errors import MachineError, TrainingError
 
 #: Makes one arm in a separate process, from a plan, a run's folder, the arm's name and threads.
 MakeOne = Callable[[StudyPlan, Path, str, int], str]
@@ -58,6 +58,8 @@ def make_in_turn(
     then: Then = nothing,
 ) -> list[ArmPlan]:
     """Make arms of a plan on an engine, so many at a time; what is lost or late is tried again.
+
+    An arm that cannot be trained is not tried again; what follows it begins all the same.
 
     No bar is shown: the lines of the workers would run into it.
 
@@ -110,11 +112,15 @@ def make_in_turn(
                 progress.say(f"{arm.name}: {why}, {attempt} times")
                 missing.append(arm)
                 late += [arm.name] * (job in overdue)
+                continue
+            except TrainingError as error:
+                said, why = "failed", f": {error}"
             else:
-                made += 1
-                begun = made + len(missing) + len(running) + len(waiting)
-                progress.say(f"{arm.name}: done ({made} of {begun})")
-                waiting[:0] = [(follower, 1) for follower in then(arm)]
+                said, why = "done", ""
+            made += 1
+            begun = made + len(missing) + len(running) + len(waiting)
+            progress.say(f"{arm.name}: {said} ({made} of {begun}){why}")
+            waiting[:0] = [(follower, 1) for follower in then(arm)]
     if late:
         raise MachineError(
             f"{', '.join(late)}: not finished in {workers.arm_minutes:g} minutes, {workers.retries}"

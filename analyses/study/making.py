@@ -59,7 +59,11 @@ SCORES = "scores"  # in a checkpoint
 
 
 def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
-    """Train (or load) ``arm`` and score it, unless it was finished with the same inputs."""
+    """Train (or load) ``arm`` and score it, unless it was finished with the same inputs.
+
+    Raises:
+        TrainingError: it cannot be trained; its ``config.json`` keeps the reason.
+    """
     arm = _as_long_as_plain(context, arm)
     run, name = context.run, arm.name
     with run.locked(name):
@@ -71,21 +75,32 @@ def make_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:
         # A control arm has as many steps as the others, which may be more in a larger study.
         folder = run.begin(name, inputs, set_aside=arm.control)
         write_json(folder / "config.json", arm.describe(context.plan.stop_at))
-        if after is None:
-            lm, scores = train_arm(context, baseline, arm, folder)
-        else:
-            lm, scores = after, _existing(context, baseline, arm, after, folder)
-        write_table(folder / "scores.parquet", scores.assign(arm=name, seed=_seed(arm)))
-        with adapters_merged(lm.model):
-            write_prefilled(context, baseline.responses, lm, name)
-            states = _states(context, lm, arm)
-            _write_rotations(context, states, arm)
-            if states is not None:
-                write_harm(context, baseline, states, scores, name)
-        if arm.training:
-            check_weights(context, arm, lm, folder)
+        try:
+            _fill(context, baseline, arm, after, folder)
+        except TrainingError as error:
+            update_config(folder / "config.json", failed=str(error))
+            raise
         discard_all(folder / TRAINING)
         run.finish(name, inputs)
+
+
+def _fill(
+    context: Context, baseline: Baseline, arm: ArmPlan, after: LanguageModel | None, folder: Path
+) -> None:
+    """Make everything that an arm's folder holds."""
+    if after is None:
+        lm, scores = train_arm(context, baseline, arm, folder)
+    else:
+        lm, scores = after, _existing(context, baseline, arm, after, folder)
+    write_table(folder / "scores.parquet", scores.assign(arm=arm.name, seed=_seed(arm)))
+    with adapters_merged(lm.model):
+        write_prefilled(context, baseline.responses, lm, arm.name)
+        states = _states(context, lm, arm)
+        _write_rotations(context, states, arm)
+        if states is not None:
+            write_harm(context, baseline, states, scores, arm.name)
+    if arm.training:
+        check_weights(context, arm, lm, folder)
 
 
 def _as_long_as_plain(context: Context, arm: ArmPlan) -> ArmPlan:

@@ -22,7 +22,7 @@ import torch
 from torch import distributed
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
-from interp.errors import InputError, TrainingError
+from interp.errors import InputError, MachineError, TrainingError
 from interp.store import is_out_of_room, read_json, share_folder, sync_folder, sync_path, write_json
 
 COMPLETE = "complete.json"
@@ -235,7 +235,7 @@ def reported(folder: str | Path) -> Iterator[None]:
     """Use it around ``trainer.train()``: if the disk is full, the error names the remedy.
 
     Raises:
-        TrainingError: the disk is full. The incomplete checkpoint, which only takes up space, is
+        MachineError: the disk is full. The incomplete checkpoint, which only takes up space, is
             deleted. Other errors pass unchanged.
     """
     try:
@@ -246,7 +246,7 @@ def reported(folder: str | Path) -> Iterator[None]:
         discard_torn(folder)
         good = newest_complete(folder)
         start = f"resumes from {good}" if good else "starts again: no checkpoint is complete"
-        raise TrainingError(
+        raise MachineError(
             f"the disk is full ({error}); free space under {folder} and give the same command "
             f"again: it {start}"
         ) from error

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from interp.errors import TrainingError
+from interp.errors import MachineError, TrainingError
 from interp.model import LanguageModel, fitting
 from unlearning.losses import npo_weight, sequence_log_ratio
 from unlearning.training.arguments import training_arguments
@@ -80,7 +80,7 @@ def unlearn_in_place(
     Raises:
         InputError: the mixture lacks the pairs or the retain set that an objective needs.
         TrainingError: the loss or its gradient is not finite; names the step.
-        MachineError: a step does not fit into memory.
+        MachineError: a step does not fit into memory, the disk is full, or SIGTERM came.
     """
     import pandas as pd
 
@@ -151,12 +151,12 @@ def _train_with_checkpoints(trainer: UnlearningTrainer, kept: Mapping[str, State
         start = resume(folder, kept)
         trainer.train(resume_from_checkpoint=str(start) if start else None)
     if stop.stopped_at is not None:
-        raise TrainingError(
+        raise MachineError(
             f"stopped by SIGTERM after step {stop.stopped_at}, which is saved under {folder}; "
             "the same command resumes from there"
         )
     if stop.received:
-        raise TrainingError("stopped by SIGTERM as training ended; the same command resumes")
+        raise MachineError("stopped by SIGTERM as training ended; the same command resumes")
 
 
 class UnlearningTrainer(Trainer):
