@@ -122,6 +122,24 @@ def test_a_stopped_worker_of_this_machine_ends(tmp_path: Path) -> None:
     engine.close()
 
 
+@pytest.mark.slow
+def test_a_worker_of_this_machine_that_is_lost_without_an_arm_is_replaced(tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(model="none is lost", model_options={"device": "cpu"})
+    engine = LocalWorkers(plan, tmp_path, WorkerOptions(), make_or_be_lost)
+    engine.prepare()
+    [loading] = engine.loading.values()
+    loading.result(100)
+    pool: Any = engine.pools[0]
+    [process] = pool._processes.values()
+    process.kill()
+    pool._executor_manager_thread.join(20)  # which notices that the process is gone
+    job = engine.start(plan, "later")
+    assert engine.wait([job], 100) == [job]
+    engine.result(job)
+    engine.close()
+    assert (tmp_path / "arms" / "later" / "DONE").is_file()
+
+
 class Scripted:
     """An engine whose attempts at an arm end as they are told to: well, lost or never."""
 

@@ -40,11 +40,13 @@ class LocalWorkers:
     def start(self, plan: StudyPlan, name: str) -> Future[str]:
         """Begin an arm of the plan in a free process."""
         number = next(i for i in range(self.workers.workers) if i not in self.jobs.values())
-        loaded = self.loading.pop(number, None)
-        if loaded is not None and loaded.done() and loaded.exception():
-            self._end(number)  # it was lost while it loaded
         threads = max(1, multiprocessing.cpu_count() // self.workers.workers)
-        job = self._pool(number).submit(self.make_one, plan, self.out, name, threads)
+        work = partial(self.make_one, plan, self.out, name, threads)
+        try:
+            job = self._pool(number).submit(work)
+        except BrokenProcessPool:  # it was lost while it loaded, or waited for an arm
+            self._end(number)
+            job = self._pool(number).submit(work)
         self.jobs[job] = number
         return job
 
