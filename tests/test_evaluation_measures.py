@@ -210,6 +210,20 @@ def test_readings_are_compared_on_the_model_s_own_answers() -> None:
     assert set(found.disagreements["role"]) == {MODEL}
 
 
+def test_near_duplicates_count_once_in_the_share_of_disagreeing_answers() -> None:
+    once = scores_of(MODEL, [0, 1, 1])
+    once[refused_by("two")], once[class_by("two")] = 0.0, "answer"
+    copies = pd.concat([once.assign(cluster=once["prompt_id"])] * 4, ignore_index=True)
+    copies["prompt_id"] = [f"p{row}" for row in range(len(copies))]
+    alone, named = (
+        evaluation_summary(measured(findings_of(table, panel=("one", "two"))))["disagreeing"]
+        for table in (once, copies)
+    )
+    assert alone["value"] == named["value"] == pytest.approx(2 / 3)
+    assert named["n"] == 4 * alone["n"]
+    assert named["high"] - named["low"] == pytest.approx(alone["high"] - alone["low"], rel=0.05)
+
+
 def test_texts_are_paired() -> None:
     generator = np.random.default_rng(0)
     tokens = generator.integers(20, 60, 30)

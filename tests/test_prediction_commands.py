@@ -28,6 +28,7 @@ from analyses.predict import (
     Evidence,
     LeakageOutcome,
     at_depth,
+    forecast_figure,
     forecasts,
     read_choices,
     run_tournament,
@@ -296,7 +297,8 @@ def test_a_forecast_is_made_without_training(
 
 def evidence_with(kernel: Kernel, masses: Mapping[str, np.ndarray], domains: str) -> Evidence:
     """Evidence that has this kernel of adapters; ``masses``: p_C and p_O by prompt."""
-    rows = pd.DataFrame({"prompt": [f"prompt {i}" for i in range(len(masses["p_C"]))]})
+    ids = [f"prompt {i:02d}" for i in range(len(masses["p_C"]))]
+    rows = pd.DataFrame({"id": ids, "prompt": ids})
     chat = SimpleNamespace(encode=lambda prompt: prompt)
     found = SimpleNamespace(
         domains=tuple(domains), grouped=tuple(domains), contrasted=tuple(domains),
@@ -312,12 +314,15 @@ def forecast_from(
     kernel: Kernel,
     concept: str,
     few: Mapping[str, object] = MappingProxyType({}),
+    groups: Sequence[str] = (),
     **masses: Sequence[float],
 ) -> Forecast:
     given = {name: np.array(masses.get(name, [0.3, 0.2])) for name in ("p_C", "p_O")}
     seen = SimpleNamespace(**given)
     monkeypatch.setattr(forecasts, "prefix_masses", lambda *_arguments, **_keywords: seen)
     evidence = evidence_with(kernel, given, "abcd")
+    for rows in evidence.harmful.values() if groups else ():
+        rows["group"] = groups
     vars(evidence).update(few)
     nothing = {"choices": {}, "layers": 3}
     return forecasts.forecast(evidence, concept, nothing, seed=0, over="adapters")
@@ -372,11 +377,26 @@ def test_the_share_of_compliance_is_that_of_all_prompts_mass_together(
     found = forecast_from(monkeypatch, kernel, "a", p_C=[0.001, 0.6, 0.2], p_O=[0.009, 0.2, 0.2])
     share = found.compliance
     assert share["value"] == pytest.approx(0.801 / 1.21)
-    assert share["low"] < share["value"] < share["high"]
-    # The least and the most that any resample of the three prompts can have.
-    assert share["low"] >= 0.1 - 1e-9 and share["high"] <= 0.75 + 1e-9
+    assert np.isnan([share["low"], share["high"]]).all()
+    assert "0.66 (too few prompts for an interval)" in " ".join(found.sentences())
+    forecast_figure(found)
     alike = forecast_from(monkeypatch, kernel, "a", p_C=[0.3] * 5, p_O=[0.1] * 5).compliance
     assert alike == pytest.approx({"value": 0.75, "low": 0.75, "high": 0.75})
+
+
+def test_near_duplicates_do_not_narrow_the_interval_of_compliance(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kernel = Kernel(np.eye(4), np.zeros((4, 4)), np.stack([np.eye(4)] * 4))
+    rng = np.random.default_rng(3)
+    masses = {name: rng.uniform(0.1, 0.4, 12).tolist() for name in ("p_C", "p_O")}
+    single = forecast_from(monkeypatch, kernel, "a", **masses).compliance
+    assert 0 < single["low"] < single["value"] < single["high"] < 1
+    twice = {name: [*values, *values] for name, values in masses.items()}
+    groups = [f"{number:02d}" for number in (*range(12), *range(12))]
+    doubled = forecast_from(monkeypatch, kernel, "a", groups=groups, **twice).compliance
+    assert doubled == pytest.approx(single)
+    assert forecast_from(monkeypatch, kernel, "a", **twice).compliance["low"] > single["low"]
 
 
 @pytest.mark.parametrize(

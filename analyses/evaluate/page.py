@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analyses.evaluate.estimates import units_of
 from analyses.evaluate.figures import evaluation_drawings
 from analyses.evaluate.findings import MODEL, NUMBER, Findings
 from analyses.evaluate.measures import MEANS, RATES, Measures, measured
@@ -18,7 +19,7 @@ from analyses.evaluate.view import completions_view, evaluation_facts, evaluatio
 from analyses.figures import save_drawings
 from analyses.report import inlined, write_page
 from analyses.runs import estimate_of, write_manifest
-from interp.statistics import Estimate, rate_of
+from interp.statistics import Estimate, share_of
 from interp.store import write_csv, write_json, write_table
 from unlearning.scoring import MEASURES
 
@@ -86,6 +87,7 @@ def evaluation_summary(measures: Measures) -> Nested:
     """The evaluation as nested plain values; ``model`` and ``base`` have the same form."""
     findings = measures.findings
     readout = findings.readout
+    mine = findings.scores[findings.scores["role"] == MODEL]
     found: Nested = {
         "scorer": findings.headline,
         "scorers": list(findings.readings),
@@ -109,8 +111,8 @@ def evaluation_summary(measures: Measures) -> Nested:
             }
             for row in measures.agreement.to_dict("records")
         ],
-        "disagreeing": rate_of(
-            len(measures.disagreements), int((findings.scores["role"] == MODEL).sum())
+        "disagreeing": share_of(
+            mine["prompt_id"].isin(measures.disagreements["prompt_id"]).to_numpy(), units_of(mine)
         ).to_json(),
         "seconds": round(findings.seconds, 1),
     }

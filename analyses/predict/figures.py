@@ -104,7 +104,8 @@ def _compliance(axes: Axes, concept: str, share: Mapping[str, float]) -> None:
     axes.axvspan(COMPLIES_FROM, 1, color=ANSWERS, alpha=0.3, lw=0)
     for place, word in ((COMPLIES_FROM / 2, "degenerate"), ((1 + COMPLIES_FROM) / 2, "comply")):
         axes.text(place, 0.62, word, ha="center", va="center", color=MUTED, style="italic")
-    axes.hlines(0, share["low"], share["high"], color=INK, lw=1.8)
+    if np.isfinite(share["low"]):  # few prompts have no interval
+        axes.hlines(0, share["low"], share["high"], color=INK, lw=1.8)
     axes.plot(share["value"], 0, "o", color=INK, clip_on=False)
     axes.set_yticks([0], [domain_label(concept)])
     axes.set_xlim(0, 1)

@@ -31,11 +31,12 @@ from analyses.predict.gradients import GROUPS
 from analyses.predict.products import Kernel
 from analyses.predict.registry import PREDICTORS
 from analyses.predict.world import at_depth
-from analyses.runs import PROMPT_FORECAST
+from analyses.runs import PROMPT_FORECAST, unit_of
 from analyses.study import NoLogOddsError, establish
 from interp.errors import InputError, expected
 from interp.progress import Advance, silent
 from interp.registry import declared_by_plugins
+from interp.statistics import RESAMPLES, Draws, resampling_weights, unit_count, weighted_means
 from interp.store import without_nan, write_table
 from unlearning.refusal import prefix_masses
 
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from unlearning.refusal import ResponsePrefixes
     from unlearning.training import TrainingSettings
 
-RESAMPLES = 2000
 LOG_ODDS, LIKELIHOOD = "log-odds", "likelihood of refusals"
 # Objectives whose first step has the direction −∇S_a.
 BEGIN_ALIKE = ("npo", "gradient_ascent", "sim_npo")
@@ -67,8 +67,8 @@ class Forecast:
             first-step approximation on gated model organisms. NaN throughout if the
             objective has no significant effect on the target's own refusals; NaN for ``unforecast``
             domains.
-        compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``; None
-            without log-odds.
+        compliance: p_C/(p_C + p_O) on the target's harmful prompts: ``value, low, high``, where
+            near-duplicates count as one prompt (NaN with fewer than five); None without log-odds.
         rankings: ``predictor, kind, variant, domain, value`` of every predictor.
         beyond: standard deviation of the error of the first-step approximation; 0 by text.
         readout: ``LOG_ODDS``, or ``LIKELIHOOD`` of the domains' own refusals.
@@ -396,15 +396,17 @@ def _leakage(relative: Kernel, evidence: Evidence, concept: str, beyond: float) 
 def _compliance(
     evidence: Evidence, prefixes: ResponsePrefixes, concept: str, seed: int
 ) -> dict[str, float]:
-    rows = [evidence.lm.chat.encode(prompt) for prompt in evidence.harmful[concept]["prompt"]]
+    asked = evidence.harmful[concept]
+    rows = [evidence.lm.chat.encode(prompt) for prompt in asked["prompt"]]
     masses = prefix_masses(evidence.lm, rows, prefixes, batch_size=evidence.batch_size)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(rows), size=(RESAMPLES, len(rows)))
     p_C, p_O = masses.p_C, masses.p_O
-    shares = p_C[drawn].mean(axis=1) / (p_C + p_O)[drawn].mean(axis=1)
-    low, high = np.quantile(shares, [0.025, 0.975])
+    units = unit_of(asked).to_numpy()
+    weights = resampling_weights(units, RESAMPLES, seed, f"train/{concept}")
     value = p_C.mean() / (p_C + p_O).mean()
-    return {"value": float(value), "low": float(low), "high": float(high)}
+    drawn = weighted_means(p_C, weights) / weighted_means(p_C + p_O, weights)
+    freedom = unit_count(units) - 1
+    found = Draws(float(value), drawn, len(rows), freedom=freedom, limits=(0.0, 1.0)).estimate()
+    return {"value": found.value, "low": found.low, "high": found.high}
 
 
 def _rankings(
@@ -436,4 +438,6 @@ def _rankings(
 
 
 def _shown(numbers: Mapping[str, float] | pd.Series) -> str:
+    if not np.isfinite(numbers["low"]):
+        return f"{numbers['value']:.2f} (too few prompts for an interval)"
     return f"{numbers['value']:.2f} ({numbers['low']:.2f} to {numbers['high']:.2f})"
