@@ -242,7 +242,7 @@ def evaluation_drawings(measures: Measures) -> Iterator[Drawing]:
             "difference",
             "Change from the base",
             "Paired by prompt. Filled: harmful prompts; hollow: benign ones. Bars: 95% intervals "
-            "over resampled prompts.",
+            "over prompts.",
             difference_figure(measures),
             measures.differences,
         )

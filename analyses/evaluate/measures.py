@@ -1,7 +1,9 @@
 """Scores of prompts turned into numbers with intervals.
 
-Rates have Wilson's interval; means, paired differences and agreement have percentiles of a
-bootstrap over prompts. All cover the sampling of prompts, not of training seeds.
+Rates and agreement have Wilson's intervals, and differences of rates combine two of them
+(:mod:`interp.statistics.proportions`). Means and their differences have Student's interval, with
+the spread and skewness of resampled prompts. All cover the sampling of prompts, not of training
+seeds.
 
 A number belongs to a set of prompts: `harmful`, `twin` (matched benign ones, which resemble the
 harmful ones of their domain), each by domain, `general`, and benign ones by `source`.
