@@ -338,6 +338,19 @@ def test_an_arm_that_cannot_be_trained_is_named_with_the_reason(tmp_path):
         require_trained(record)
 
 
+@pytest.mark.parametrize("of_base", [True, False])
+def test_only_the_base_s_row_says_that_given_words_show_nothing(of_base, tmp_path):
+    folder = write_run(tmp_path, concepts=("safety",), weights=(), rotation=False)
+    for name in ["npo-safety-0", *(["base"] if of_base else [])]:
+        given = pd.read_parquet(folder / "prompts.parquet").query("split == 'test'")
+        given = given[given["label"] == "harmful"].rename(columns={"id": "prompt_id"})
+        given.assign(**{"class": "answer"}).to_parquet(folder / "arms" / name / "prefilled.parquet")
+    found = run_report.run_view(Run(folder))
+    assert [row["cannot_show"] for row in found["hidden"]] == [True, False][not of_base :]
+    page = run_report.write_report(folder).read_text("utf-8")
+    assert ("the base model refuses none of these prompts" in page) == of_base
+
+
 def test_a_domain_without_test_prompts_leaves_the_table(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)

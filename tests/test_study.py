@@ -355,6 +355,16 @@ def again(finished: Finished, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished.folder, tmp_path / "run"))
 
 
+def test_the_base_of_an_older_run_gets_the_answers_after_given_words(
+    finished: Finished, again: Path
+) -> None:
+    path = again / "arms" / "base" / "prefilled.parquet"
+    before = pd.read_parquet(path)
+    path.unlink()
+    establish(study_context(finished.plan, again, Said()))
+    pd.testing.assert_frame_equal(pd.read_parquet(path), before)
+
+
 @pytest.mark.usefixtures("without_report")
 def test_results_of_an_older_stage_are_kept_and_not_reused(
     finished: Finished, again: Path, monkeypatch: pytest.MonkeyPatch

@@ -364,7 +364,8 @@ def _hidden(tables: Run, found: tuple[Headline, ...]) -> list[View]:
                 for domain in tables.record.domains
             }
             given = [pick(of_arm, PREFILLED, domain).value for domain in tables.record.domains]
-            rows.append({"label": label, "rates": rates, "refuses": any(v > 0 for v in given)})
+            unable = name == BASE and not any(value > 0 for value in given)
+            rows.append({"label": label, "rates": rates, "cannot_show": unable})
     return rows
 
 

@@ -20,7 +20,7 @@ from analyses.runs import (
 )
 from analyses.study.context import INSTRUCTION, LAST, Context, require_layers
 from analyses.study.inputs import base_inputs
-from analyses.study.prefilling import write_prefilled
+from analyses.study.prefilling import PREFILLED_ANSWERS, write_prefilled
 from analyses.study.readout import (
     LearnedReadout,
     checked_readout,
@@ -80,8 +80,9 @@ def establish(context: Context) -> Baseline:
             if len(context.base_contrasts) > 1:  # a map compares two domains or more
                 cosines = cosine_table(context.base_contrasts, layers)
                 write_table(run.folder / "cosine.parquet", cosines)
-        write_prefilled(context, found.responses, lm, BASE)
         run.finish(BASE, found.inputs)
+    if not (run.arm(BASE) / PREFILLED_ANSWERS).is_file():  # older versions wrote none
+        write_prefilled(context, found.responses, lm, BASE)
     if not (path := run.arm(BASE) / EXTRACTIONS).is_file():
         with context.progress.stage("base model: two ways to extract a direction"):
             there, here = (context.base_states.at(one) for one in (INSTRUCTION, LAST))

@@ -24,6 +24,7 @@ from unlearning.generation import generate
 from unlearning.scoring import coherent_classes, refused, repetition
 from unlearning.utility import response_token_nll
 
+PREFILLED_ANSWERS = "prefilled.parquet"
 TOKENS = 2
 FEWEST = 3  # prompts of a domain
 
@@ -83,4 +84,4 @@ def write_prefilled(
     table["nll"] = [one.mean() if one.size else np.nan for one in after]
     table["repetition"] = [repetition(answer.text) for answer in answers]
     table["tokens"] = [float(one.size) for one in after]
-    write_table(context.run.arm(name) / "prefilled.parquet", table)
+    write_table(context.run.arm(name) / PREFILLED_ANSWERS, table)
