@@ -23,6 +23,7 @@ from analyses.study.asked import refuse_other_settings
 from analyses.study.context import Context
 from analyses.study.inputs import arm_inputs, base_inputs
 from analyses.study.making import inputs_of, require_replaceable
+from analyses.study.mixing import with_answered_benign
 from analyses.study.plan import ArmPlan, compare_plan
 from interp import store
 from interp.directions import DirectionSet
@@ -588,6 +589,20 @@ def test_a_retained_domain_with_too_few_refusals_is_left_out(
     assert "privacy has 0 refusals of 40 training prompts" in line
     done = {path.parent.name for path in (folder / "arms").glob("*/DONE")}
     assert done == {"base", CONTROL, PLAIN}
+
+
+def test_a_study_without_its_benign_arms_keeps_the_loaded_model(
+    small_world: Path, tmp_path: Path
+) -> None:
+    plan = replace(organism_plan(str(shipped()), (CONCEPT,), seeds=(0,)), prompts=str(small_world))
+    context = study_context(plan, tmp_path / "run", Said())
+    lm: Any = SimpleNamespace(chat=SimpleNamespace(fingerprint={}))
+    vars(context)["reference"] = lm
+    nothing = pd.DataFrame(columns=["split", "label", "class"])
+    baseline: Any = SimpleNamespace(responses=nothing)
+    found = with_answered_benign(context, baseline)
+    assert [arm.name for arm in found.plan.arms] == [PLAIN] and len(context.plan.arms) > 1
+    assert vars(found)["reference"] is lm
 
 
 # Parity

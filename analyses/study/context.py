@@ -54,11 +54,15 @@ class Context:
         Args:
             short: these domains, each with the reason in words.
         """
-        left = copy.copy(self)  # keeps the loaded model, unlike replace
         plan = self.plan.without(short, ready_made=self.pairs is not None)
-        object.__setattr__(left, "plan", plan)
-        object.__setattr__(left, "left_out", {**self.left_out, **short})
-        return left
+        return self.changed(plan=plan, left_out={**self.left_out, **short})
+
+    def changed(self, **fields: Any) -> Context:
+        """The same study with other fields; it keeps the loaded model, unlike ``replace``."""
+        found = copy.copy(self)
+        for name, value in fields.items():
+            object.__setattr__(found, name, value)
+        return found
 
     @property
     def left_out_lines(self) -> list[str]:

@@ -81,7 +81,7 @@ def with_answered_benign(context: Context, baseline: Baseline) -> Context:
         "left out: control and retained arms, because the base model answers no benign training "
         "prompt"
     )
-    found = replace(context, plan=replace(context.plan, arms=left))
+    found = context.changed(plan=replace(context.plan, arms=left))
     write_json(found.run.folder / "config.json", describe_study(found))
     return found
 
