@@ -22,7 +22,7 @@ from analyses.study import ArmPlan, StudyPlan, arms_in_workers, require_workers
 from analyses.study.engine import contained_arms, make_arms, recorded
 from analyses.study.jobs import Lost, make_in_turn
 from analyses.study.local_workers import LocalWorkers
-from analyses.study.ray_workers import _gpus, _require_shared_folder
+from analyses.study.ray_workers import RayWorkers, _gpus, _require_shared_folder
 from analyses.study.workers import ENGINES
 from interp.errors import InputError, MachineError, SpilloverError, TrainingError
 from interp.plugins import Plugin
@@ -82,6 +82,21 @@ def test_on_ray_a_lost_worker_s_arm_is_made_again_and_nothing_finished_is_lost(
     unwritable.touch()
     with pytest.raises(InputError, match="worker cannot write .*--out"):
         made(plan, unwritable / "run", impossible, engine="ray")
+
+
+@pytest.mark.slow
+def test_on_ray_an_arm_in_the_queue_has_not_begun(cluster: Any, tmp_path: Path) -> None:
+    plan: Any = SimpleNamespace(model="late", model_options={})
+    engine = RayWorkers(plan, tmp_path, WorkerOptions(engine="ray"), make_late)
+    jobs = [engine.start(plan, "late") for _ in range(3)]  # for two processors
+    until = time.monotonic() + 100
+    while sum(map(engine.has_begun, jobs)) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(0.5)
+    assert sum(map(engine.has_begun, jobs)) == 2
+    for job in jobs:
+        engine.stop(job)
+    assert not list(tmp_path.glob(".worker-*"))
 
 
 @pytest.mark.slow
@@ -155,6 +170,9 @@ class Scripted:
         self.begun.append(name)
         return len(self.begun), self.ends[name].pop(0)
 
+    def has_begun(self, _job: Any) -> bool:
+        return True
+
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         ended = [job for job in jobs if job[1] != "never"]
         if not ended:
@@ -192,6 +210,19 @@ def test_what_is_lost_or_late_is_tried_again() -> None:
     with pytest.raises(MachineError, match="^a: not finished in .* minutes.*--arm-minutes"):
         in_turn(engine, retries=1)
     assert engine.begun == ["a", "a", "b"] and engine.stopped == 2
+
+
+def test_time_in_a_queue_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an arm that waits three times as long as it may run."""
+    looks = iter([False] * 3 + [True] * 99)
+    engine = Scripted(a=["never"])
+    engine.has_begun = lambda _job: next(looks)  # type: ignore[method-assign]
+    monkeypatch.setattr("analyses.study.jobs.LOOK_EVERY", 0.03)
+    begun = time.monotonic()
+    with pytest.raises(MachineError, match="^a: not finished"):
+        in_turn(engine, retries=0)
+    assert engine.stopped == 1 and time.monotonic() - begun > 4 * 0.03
+    assert next(looks) and len(list(looks)) > 90, "after that nobody looks for its begin"
 
 
 def test_the_processes_stay_for_the_next_arms_and_end_with_an_error(

@@ -12,6 +12,7 @@ from analyses.runs import Progress
 from analyses.study.plan import ArmPlan, StudyPlan
 from interp.errors import MachineError, TrainingError
 
+LOOK_EVERY = 5.0  # seconds, at which jobs in a queue are looked at
 #: Makes one arm in a separate process, from a plan, a run's folder, the arm's name and threads.
 MakeOne = Callable[[StudyPlan, Path, str, int], str]
 #: The arms that may begin once an arm is finished.
@@ -31,6 +32,9 @@ class Engine(Protocol):
     def start(self, plan: StudyPlan, name: str) -> Any:
         """Begin an arm of the plan."""
 
+    def has_begun(self, job: Any) -> bool:
+        """Whether a job runs; before, it waits in a queue."""
+
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         """The jobs that ended, after the first has ended or the time is over."""
 
@@ -42,6 +46,31 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Release the processes; jobs that are under way end."""
+
+
+class _Clock:
+    """Measures how long each job runs; its time in the engine's queue does not count."""
+
+    def __init__(self, engine: Engine, limit: float | None) -> None:
+        self.engine, self.limit = engine, limit
+        self.began: dict[Any, float] = {}
+
+    def wait(self, jobs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Wait for a while: the jobs that ended, and those that are over the limit in seconds."""
+        if self.limit is None:
+            return list(self.engine.wait(jobs, None)), []
+        now = time.monotonic()
+        self.began = {
+            job: self.began.get(job, now)
+            for job in jobs
+            if job in self.began or self.engine.has_begun(job)
+        }
+        times = [began + self.limit for began in self.began.values()]
+        times += [now + LOOK_EVERY] * (len(self.began) < len(jobs))
+        ended = list(self.engine.wait(jobs, max(0.0, min(times) - now)))
+        passed = time.monotonic() - self.limit
+        overdue = [one for one, began in self.began.items() if one not in ended and began <= passed]
+        return ended, overdue
 
 
 def nothing(_arm: ArmPlan) -> Sequence[ArmPlan]:
@@ -77,9 +106,9 @@ def make_in_turn(
     Raises:
         MachineError: an arm ran out of time in every attempt; the others are finished.
     """
-    limit = None if workers.arm_minutes is None else 60 * workers.arm_minutes
+    clock = _Clock(engine, None if workers.arm_minutes is None else 60 * workers.arm_minutes)
     waiting = [(arm, 1) for arm in arms]
-    running: dict[Any, tuple[ArmPlan, int, float]] = {}
+    running: dict[Any, tuple[ArmPlan, int]] = {}
     late: list[str] = []
     missing: list[ArmPlan] = []
     made = 0
@@ -87,17 +116,10 @@ def make_in_turn(
     while waiting or running:
         while waiting and len(running) < workers.workers:
             arm, attempt = waiting.pop(0)
-            running[engine.start(plan, arm.name)] = arm, attempt, time.monotonic()
-        first = min(started for _, _, started in running.values())
-        left = None if limit is None else max(0.0, first + limit - time.monotonic())
-        ended = list(engine.wait(list(running), left))
-        now = time.monotonic()
-        overdue = [
-            job for job, (_, _, started) in running.items()
-            if limit is not None and job not in ended and now - started >= limit
-        ]  # fmt: skip
+            running[engine.start(plan, arm.name)] = arm, attempt
+        ended, overdue = clock.wait(list(running))
         for job in [*ended, *overdue]:
-            arm, attempt, _ = running.pop(job)
+            arm, attempt = running.pop(job)
             try:
                 if job in overdue:
                     engine.stop(job)

@@ -34,7 +34,9 @@ class RayWorkers:
         if not ray.is_initialized():
             ray.init(address=None, num_cpus=None, include_dashboard=False, log_to_driver=False)
         gpus = _gpus(plan, workers, has_gpus=ray.cluster_resources().get("GPU", 0) > 0)
-        self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(make_one)
+        self.make_one = make_one
+        self.task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_make_marked)
+        self.marks: dict[Any, Path] = {}  # a file of each job, from its begin on
         # The check needs no GPU, so that it does not wait for one.
         _require_shared_folder(ray, out)
 
@@ -43,7 +45,14 @@ class RayWorkers:
 
     def start(self, plan: StudyPlan, name: str) -> Any:
         """Begin an arm of the plan."""
-        return self.task.remote(plan, self.out, name, 1)
+        mark = _mark_in(self.out)
+        job = self.task.remote(mark, self.make_one, plan, self.out, name)
+        self.marks[job] = mark
+        return job
+
+    def has_begun(self, job: Any) -> bool:
+        """Whether the job has left Ray's queue."""
+        return self.marks[job].is_file()
 
     def wait(self, jobs: Sequence[Any], seconds: float | None) -> Sequence[Any]:
         """The ended jobs."""
@@ -52,6 +61,7 @@ class RayWorkers:
 
     def result(self, job: Any) -> None:
         """Raise what the arm raised."""
+        self.marks.pop(job).unlink(missing_ok=True)
         try:
             self.ray.get(job)
         except self.ray.exceptions.RayTaskError as error:
@@ -62,6 +72,7 @@ class RayWorkers:
     def stop(self, job: Any) -> None:
         """End the job's process."""
         self.ray.cancel(job, force=True)
+        self.marks.pop(job).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Leave the cluster as it is."""
@@ -87,8 +98,8 @@ def _gpus(plan: Any, workers: WorkerOptions, *, has_gpus: bool) -> float:
 
 
 def _require_shared_folder(ray: Any, out: Path) -> None:
-    token = secrets.token_hex(8)
-    mark = out / f".worker-{token}"
+    mark = _mark_in(out)
+    token = mark.name
     try:
         said = ray.get(ray.remote(num_cpus=1, max_retries=3)(_write_mark).remote(mark, token))
         found = mark.read_text(encoding="utf-8") if mark.is_file() else ""
@@ -100,6 +111,16 @@ def _require_shared_folder(ray: Any, out: Path) -> None:
             f"a Ray worker cannot write {out} ({said or 'its file does not arrive here'}); give an "
             "--out on a file system that every node mounts at the same place"
         )
+
+
+def _mark_in(out: Path) -> Path:
+    return out / f".worker-{secrets.token_hex(8)}"
+
+
+def _make_marked(mark: Path, make_one: MakeOne, plan: StudyPlan, out: Path, name: str) -> str:
+    """Make one arm; a file says that it has begun."""
+    mark.touch()
+    return make_one(plan, out, name, 1)
 
 
 def _write_mark(mark: Path, token: str) -> str:
