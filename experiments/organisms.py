@@ -183,11 +183,14 @@ def leakage_cells(rows: pd.DataFrame, arms: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*arms.columns, *names])
 
 
-def reliability(cells: pd.DataFrame) -> float | None:
-    """Pearson correlation of A between the first two unlearning seeds, over off-target cells."""
+def reliability(cells: pd.DataFrame) -> float:
+    """Pearson correlation of A between the first two unlearning seeds, over off-target cells.
+
+    NaN with fewer than two seeds or three cells.
+    """
     wide = cells.pivot_table(index=["source", "domain"], columns="seed", values="area").dropna()
     if wide.shape[1] < 2 or len(wide) < 3:
-        return None
+        return float("nan")
     return float(np.corrcoef(wide.iloc[:, 0], wide.iloc[:, 1])[0, 1])
 
 
@@ -215,7 +218,7 @@ def _pooled(worlds: Sequence[dict[str, Any]], cells: pd.DataFrame) -> dict[str, 
         "compliance_share_min": min(world["compliance_share_min"] for world in worlds),
         "forgotten": f"{outcomes.count(FORGOTTEN)} of {len(outcomes)} arms",
         "L_90_percentiles": _percentiles(cells["L_90"]),
-        "reliability_min": min(world["reliability"] or 0.0 for world in worlds),
+        "reliability_min": float(np.min([world["reliability"] for world in worlds])),
     }
     for name in ("readout_sharing", "feature_sharing"):
         values = [world["slopes"][name] for world in worlds]

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -79,6 +80,7 @@ def test_an_arm_without_a_result_counts_as_failed(tmp_path: Path) -> None:
     assert table["frozen"] == recipe_of("ungated").digest
     none = organism_table(rows_of(run, 106), arms_of(run, 106)[:0], {"106": {"line": ""}}, manifest)
     assert none["forgotten"] == "0 of 14 arms" and none["gates_passed"] == 0
+    assert np.isnan([table["reliability_min"], none["reliability_min"]]).all()
 
 
 def test_the_reported_organisms_are_those_of_the_frozen_recipe() -> None:
