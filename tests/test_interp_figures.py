@@ -229,6 +229,22 @@ def test_maps_come_with_numbers() -> None:
         state_map(states, labels[:9])
 
 
+@pytest.mark.parametrize("labels_of", ["units", "rows"])
+def test_copies_are_not_neighbours_and_keep_one_label_in_the_null(labels_of: str) -> None:
+    above = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        states = np.repeat(rng.normal(size=(60, 8)), 2, axis=0)
+        states += 0.01 * rng.normal(size=states.shape)
+        labels = np.repeat(rng.integers(2, size=60), 2)
+        if labels_of == "rows":  # as the harmful and the benign prompt of a pair
+            labels[1::2] = 1 - labels[::2]
+        groups = np.repeat(np.arange(60), 2).tolist()
+        found = state_map(states, list(map(str, labels)), groups=groups, seed=seed).agreement
+        above.append(found["all dimensions"] > found["labels permuted"])
+    assert np.mean(above) <= 0.15
+
+
 @pytest.mark.slow
 def test_umap_is_drawn_beside_pca_and_the_same_twice() -> None:
     states = np.random.default_rng(0).normal(size=(40, 10))

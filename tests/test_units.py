@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import spillover as sp
+from interp.activations import Activations
 from interp.directions import MeanDifference, held_out_projections
 from interp.errors import InputError
 from interp.similarity import cosine_map, rotation
@@ -109,3 +112,16 @@ def test_too_few_units_are_refused() -> None:
         Contrast(states[:12], states[12:], groups=[*np.repeat([0, 1, 2], 4), *range(3, 15)])
     with pytest.raises(InputError, match="5 groups for 24 prompts"):
         Contrast(states[:12], states[12:], groups=range(5))
+
+
+def test_a_map_of_prompts_takes_pairs_and_copies_as_units() -> None:
+    states = np.random.default_rng(0).normal(size=(40, 1, 1, 8))
+    ids, tokens = tuple(range(40)), np.zeros((40, 1), dtype=int)
+    acts = Activations({"residual_out": states}, (0,), ids, tokens, "float32")
+    labels = ["harmful", "benign"] * 20
+    texts = pd.DataFrame({"prompt": list(map(str, range(40))), "label": labels})
+    paired = texts.assign(pair=np.repeat(np.arange(20), 2))
+    maps = [sp.state_map(acts, table, layer=0, by="label") for table in (texts, paired)]
+    assert maps[0].agreement != maps[1].agreement
+    with pytest.raises(InputError, match="20 of one group"):
+        sp.state_map(acts, texts.assign(prompt=labels), layer=0, by="label", neighbours=21)

@@ -204,7 +204,8 @@ def state_map(
         layer: 0-based decoder layer.
         by: the column that colours the prompts.
         umap: draw UMAP next to PCA; its first use takes half a minute.
-        neighbours: nearest prompts that are compared with each prompt.
+        neighbours: nearest prompts that are compared with each prompt; its pair, near-duplicates
+            and copies are left out.
         seed: of UMAP and of the permutations of labels.
 
     Returns:
@@ -227,4 +228,7 @@ def state_map(
         raise InputError(f'the table has no column "{by}"; it has {", ".join(prompts.columns)}')
     states = acts.states[:, acts.layers.index(layer)]
     labels = prompts[by].astype(str).tolist()
-    return similarity.state_map(states, labels, umap=umap, neighbours=neighbours, seed=seed)
+    groups = linked_units(prompts).tolist()
+    return similarity.state_map(
+        states, labels, groups=groups, umap=umap, neighbours=neighbours, seed=seed
+    )

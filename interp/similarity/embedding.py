@@ -3,7 +3,7 @@
 A two-dimensional map can mislead. UMAP draws clusters in noise, and its distances and gaps have no
 meaning. The figure therefore also shows PCA and the share of variance that PCA keeps. It reports
 how often a state's nearest neighbours carry its label: in all dimensions, in each map, and with
-permuted labels.
+permuted labels. States of one group are never neighbours, and permuted labels stay together.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import InputError
-from interp.statistics import finite
+from interp.statistics import finite, permuted_labels, unit_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,9 +35,9 @@ class StateMap:
         pca: projections on the first two principal components.
         explained: the two components' shares of variance.
         umap: UMAP coordinates, which have no units, or None.
-        agreement: share of nearest neighbours that carry the same label as a state; by ``"all
-            dimensions"``, ``"PCA"``, ``"UMAP"``, and ``"labels permuted"`` (the 95th percentile in
-            all dimensions).
+        agreement: share of nearest neighbours of other groups that carry the same label as a state;
+            by ``"all dimensions"``, ``"PCA"``, ``"UMAP"``, and ``"labels permuted"`` (the 95th
+            percentile in all dimensions).
         neighbours: number of nearest neighbours per state.
     """
 
@@ -80,6 +80,7 @@ def state_map(
     states: Float[np.ndarray, "state d_model"],
     labels: Sequence[str],
     *,
+    groups: Sequence[object] | None = None,
     umap: bool = False,
     neighbours: int = 10,
     seed: int = 0,
@@ -89,13 +90,15 @@ def state_map(
     Args:
         states: one row per prompt.
         labels: one per state.
+        groups: of states that belong together (copies, a matched pair), as for
+            :class:`~interp.statistics.Contrast`.
         umap: also draw UMAP; its first use takes half a minute.
         neighbours: number of neighbours of each state, also for UMAP.
         seed: of UMAP and of the permutations.
 
     Raises:
         InputError: fewer than eight states, no neighbours (with UMAP: fewer than two), too few
-            states for the number of neighbours, or a different number of labels.
+            states of other groups for the number of neighbours, or a different number of labels.
     """
     rows = finite(np.asarray(states))
     if rows.shape[1] != 1:
@@ -106,22 +109,25 @@ def state_map(
     fewest = 2 if umap else 1  # UMAP has no graph of one neighbour
     if neighbours < fewest:
         raise InputError(f"{neighbours} neighbours; a map needs {fewest} or more")
-    if len(rows) < max(FEWEST_STATES, neighbours + 1):
+    units = unit_numbers(groups, len(rows))
+    largest = int(np.bincount(units).max(initial=1))
+    fewest = largest + max(FEWEST_STATES - 1, neighbours)
+    if len(rows) < fewest:
         raise InputError(
-            f"{len(rows)} states; a map with {neighbours} neighbours needs "
-            f"{max(FEWEST_STATES, neighbours + 1)} or more"
+            f"{len(rows)} states, at most {largest} of one group; a map with {neighbours} "
+            f"neighbours needs {fewest} or more"
         )
     left, sizes, _ = np.linalg.svd(rows, full_matrices=False)
     pca = left[:, :2] * sizes[:2]
     share = sizes**2 / max(float(np.sum(sizes**2)), np.finfo(float).tiny)
     names, codes = np.unique(np.array([str(label) for label in labels]), return_inverse=True)
-    near = _nearest(rows, neighbours)
-    rng = np.random.default_rng(seed)
-    permuted = [_agreement(near, rng.permutation(codes)) for _ in range(PERMUTATIONS)]
+    near = _nearest(rows, units, neighbours)
+    drawn = permuted_labels(codes, units, PERMUTATIONS, np.random.default_rng(seed))
+    permuted = [_agreement(near, one) for one in drawn]
     maps = {"PCA": pca} | ({"UMAP": _umap(rows, neighbours, seed)} if umap else {})
     agreement = {"all dimensions": _agreement(near, codes)}
-    for name, drawn in maps.items():
-        agreement[name] = _agreement(_nearest(drawn, neighbours), codes)
+    for name, places in maps.items():
+        agreement[name] = _agreement(_nearest(places, units, neighbours), codes)
     agreement["labels permuted"] = float(np.quantile(permuted, 0.95))
     return StateMap(
         labels=tuple(str(names[code]) for code in codes),
@@ -145,11 +151,11 @@ def _umap(rows: Float[np.ndarray, "state d_model"], neighbours: int, seed: int) 
 
 
 def _nearest(
-    rows: Float[np.ndarray, "state axis"], neighbours: int
+    rows: Float[np.ndarray, "state axis"], units: Int[np.ndarray, " state"], neighbours: int
 ) -> Int[np.ndarray, "state neighbour"]:
     squared = (rows**2).sum(axis=1)
     distance = squared[:, None] + squared[None, :] - 2 * rows @ rows.T
-    np.fill_diagonal(distance, np.inf)
+    distance[units[:, None] == units] = np.inf
     return np.argpartition(distance, neighbours - 1, axis=1)[:, :neighbours]
 
 

@@ -38,6 +38,7 @@ from .nulls import covariance_matched_overlaps as covariance_matched_overlaps
 from .nulls import isotropic_cosine as isotropic_cosine
 from .nulls import isotropic_overlap as isotropic_overlap
 from .nulls import permutation_p_values as permutation_p_values
+from .nulls import permuted_labels as permuted_labels
 from .nulls import permuted_weights as permuted_weights
 from .nulls import shuffled_within as shuffled_within
 from .nulls import standardised as standardised

@@ -39,12 +39,26 @@ def permuted_weights(
         draws: number of permutations, including the observed labels.
         rng: random number generator.
     """
-    side = unit_numbers((2 * contrast.units + contrast.classes).tolist(), len(contrast.units))
-    _, first = np.unique(side, return_index=True)
-    labels, units = contrast.classes[first], contrast.units[first]
-    alone = np.bincount(units)[units] == 1
-    permuted = labels[shuffled_within(np.where(alone, -1, units), draws, rng)][:, side]
+    permuted = permuted_labels(contrast.classes, contrast.units, draws, rng)
     return labelled_weights(permuted == 0, np.ones(permuted.shape))
+
+
+def permuted_labels(
+    labels: Int[np.ndarray, " row"],
+    units: Int[np.ndarray, " row"],
+    draws: int,
+    rng: np.random.Generator,
+) -> Int[np.ndarray, "draw row"]:
+    """Labels permuted over units; the first draw has the observed ones.
+
+    Rows of one unit and label keep one label. The labels within a unit are exchanged, and units
+    with one label exchange theirs among themselves.
+    """
+    side = unit_numbers((units * (labels.max() + 1) + labels).tolist(), len(units))
+    _, first = np.unique(side, return_index=True)
+    own = units[first]
+    alone = np.bincount(own)[own] == 1
+    return labels[first][shuffled_within(np.where(alone, -1, own), draws, rng)][:, side]
 
 
 def studentised_products(
