@@ -124,6 +124,36 @@ def test_copies_of_a_prompt_are_no_evidence_for_what_is_read() -> None:
     assert together.reliability_.mean() == pytest.approx(once.reliability_.mean(), abs=0.1)
 
 
+def test_groups_of_different_sizes_are_halved_at_random() -> None:
+    rng = np.random.default_rng(0)
+    units = np.repeat(np.arange(12), np.arange(1, 13))
+    states, labels = rng.normal(size=(len(units), 2, 16)), units % 2
+
+    def fitted(seed: int) -> Leace:
+        return Leace(splits=3, resamples=20, seed=seed).fit(states, labels, units.tolist())
+
+    one, two = fitted(0), fitted(1)
+    assert (one.reliability_ != two.reliability_).all()
+    assert (one.reliability_low_ < one.reliability_).all()
+
+
+def test_units_that_all_hold_other_classes_have_no_interval() -> None:
+    """Seven units with every combination of three classes: no two are of one kind."""
+    kinds = [[c for c in range(3) if kind >> c & 1] for kind in range(1, 8)]
+    labels = np.concatenate(kinds)
+    units = np.repeat(np.arange(7), list(map(len, kinds)))
+    states = np.random.default_rng(0).normal(size=(len(units), 1, 8))
+    found = Leace(splits=2, resamples=4).fit(states, labels, units.tolist())
+    assert np.isfinite(found.reliability_).all() and np.isnan(found.reliability_low_).all()
+
+
+def test_copies_of_one_prompt_are_one_prompt_of_its_class() -> None:
+    states, labels = world(2, n=8)
+    groups = [None if label else "one" for label in np.sort(labels).tolist()]
+    with pytest.raises(InputError, match=r"\[1, 4\] separate prompts"):
+        Leace().fit(states, np.sort(labels), groups)
+
+
 def test_errors_are_one_line() -> None:
     states, labels = world(2)
     with pytest.raises(InputError, match="two classes or more"):

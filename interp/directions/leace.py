@@ -132,7 +132,7 @@ class Leace(Directed):
             groups: prompts of one group are never separated in the halves.
 
         Raises:
-            InputError: fewer than two classes, fewer than four prompts in one, a label is missing,
+            InputError: fewer than two classes, fewer than four groups in one, a label is missing,
                 or activations that are not finite.
         """
         import pandas as pd
@@ -141,19 +141,16 @@ class Leace(Directed):
         if pd.isna(np.asarray(labels, dtype=object)).any():
             raise InputError("a label is missing; leave out the prompts without a class")
         _, classes = np.unique(np.asarray(labels), return_inverse=True)
-        sizes = np.bincount(classes)
         if classes.shape != (len(states),):
             raise InputError(f"{classes.size} labels for {len(states)} prompts; give one for each")
-        if len(sizes) < 2 or sizes.min() < MINIMUM_UNITS:
-            raise InputError(
-                f"classes of {sizes.tolist()} prompts; erasing a label needs two classes or more, "
-                f"of {MINIMUM_UNITS} prompts each"
-            )
         units = unit_numbers(groups, len(states))
-        # Units of equal composition are spread evenly over the halves.
-        composition = np.zeros((units.max() + 1, len(sizes)))
-        np.add.at(composition, (units, classes), 1.0)
-        kinds = np.unique(composition, axis=0, return_inverse=True)[1]
+        of_classes = [units[classes == one] for one in np.unique(classes)]
+        separate = [len(np.unique(own)) for own in of_classes]
+        if len(separate) < 2 or min(separate) < MINIMUM_UNITS:
+            raise InputError(
+                f"classes of {separate} separate prompts; erasing a label needs two classes or "
+                f"more, of {MINIMUM_UNITS} separate prompts each"
+            )
         coordinates, axes = coordinates_of(states)
         width = states.shape[-1]
 
@@ -167,17 +164,16 @@ class Leace(Directed):
             reads=np.einsum("lvk,lvd->ldk", read, axes),
             writes=np.einsum("lvk,lvd->lkd", write, axes),
         )
-        of_classes = [units[classes == one] for one in range(len(sizes))]
         sample = Sample(
             coordinates,
             axes,
             units,
-            kinds,
-            min(len(np.unique(own)) for own in of_classes),
+            _kinds(units, classes),
+            min(separate),
             min(map(effective_number, of_classes)),
         )
         fit_reliability(self, sample, overlaps_of_halves(reads))
-        if len(sizes) == 2:
+        if len(separate) == 2:
             (whole,), _ = self._reads(sample, width)(classes[None] == 1, np.ones((1, len(states))))
             self.direction_ = in_d_model(whole, axes)
             self.unit_direction_ = unit(self.direction_)
@@ -204,6 +200,16 @@ class Leace(Directed):
             return found * (differs / np.where(differs, size, 1.0))[:, :, None], size
 
         return read
+
+
+def _kinds(
+    units: Int[np.ndarray, " row"], classes: Int[np.ndarray, " row"]
+) -> Int[np.ndarray, " unit"]:
+    """Number of the set of classes that each unit holds, so that halves share the sets evenly."""
+    holds = np.zeros((units.max() + 1, classes.max() + 1), dtype=int)
+    holds[units, classes] = 1
+    # In the order of a Gray code, so that sets with neighbouring numbers share classes.
+    return np.unique(holds.cumsum(axis=1) % 2, axis=0, return_inverse=True)[1]
 
 
 def _solve(

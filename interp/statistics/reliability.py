@@ -62,7 +62,8 @@ def split_half_reliability(
         kinds: kind of each unit; each kind is spread evenly over the halves. Kinds that share a
             class of rows have neighbouring numbers.
         resampling: number of halvings for the value, number of halvings for the interval (0 gives
-            NaN for low and high), coverage, and the seed of both.
+            NaN for low and high, and so do units of which no two are of one kind), coverage, and
+            the seed of both.
     """
     rng = np.random.default_rng(resampling.seed)
 
@@ -74,11 +75,11 @@ def split_half_reliability(
         # Without a direction in any half, the reliability is NaN.
         warnings.simplefilter("ignore", RuntimeWarning)
         value = np.nanmean(halved(resampling.splits), axis=0)
-        if not resampling.resamples:
+        freedom = len(kinds) - len(np.unique(kinds))
+        if not (resampling.resamples and freedom):
             missing = np.full_like(value, np.nan)
             return value, missing, missing
         spread = np.nanstd(fisher_z(halved(resampling.resamples)), axis=0, ddof=1)
-    freedom = len(kinds) - len(np.unique(kinds))
     reach = Confidence(resampling.level, freedom + 1).two_sided * spread
     reach = reach * np.sqrt(1 + 1 / resampling.splits + 1 / freedom)
     z = fisher_z(value)
