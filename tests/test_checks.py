@@ -454,7 +454,7 @@ def test_ablation_removes_a_direction_from_all_that_blocks_read_and_write(
     assert (logits - last_logits(lm)).abs().max() > 1e-3
     if config == "GraniteConfig":
         # The same states, edited where each is read.
-        sites = [RESIDUAL_IN, RESIDUAL_MID, RESIDUAL_OUT]
+        sites = [RESIDUAL_IN, replace(RESIDUAL_MID, read_only=False), RESIDUAL_OUT]
         with intervene(lm, ablating(direction), sites=sites):
             torch.testing.assert_close(last_logits(lm), logits, atol=1e-6, rtol=1e-5)
 

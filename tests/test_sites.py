@@ -27,9 +27,12 @@ from interp.activations import (
 from interp.activations.dissection import dissect
 from interp.activations.sites import RESIDUAL_MID, SITES
 from interp.errors import InputError
+from interp.interventions import ablate
 from interp.model import LanguageModel, Point, writing
+from interp.patching import between_models, patch
 from tests.checkpoints import LAYERS
 from tests.more_families import GROUPED, MORE_FAMILIES, WIDTH, random_model
+from tests.patched_models import some_log_odds
 
 Checkpoints = Callable[[str], Path]
 
@@ -54,6 +57,15 @@ def assert_adds_up(lm: LanguageModel, *, parallel: bool) -> None:
             collect(lm, PROMPTS, sites=[RESIDUAL_MID])
     else:
         assert into + added[0] == pytest.approx(found[RESIDUAL_MID], rel=1e-5, abs=1e-5)
+
+
+def test_what_can_only_be_read_is_neither_edited_nor_patched(checkpoint: Path) -> None:
+    lm = LanguageModel.load(checkpoint)
+    said = "residual_mid can only be read.*edit attention_out or residual_out"
+    with pytest.raises(InputError, match=said), ablate(lm, np.ones(64), sites=[RESIDUAL_MID]):
+        pass
+    with pytest.raises(InputError, match=said):
+        patch(between_models(lm, lm, PROMPTS), some_log_odds(lm), sites=[RESIDUAL_MID])
 
 
 def test_parts_add_up(checkpoint: Path) -> None:

@@ -23,6 +23,7 @@ from .sites import Site as Site
 from .sites import blocks as blocks
 from .sites import head_count as head_count
 from .sites import points as points
+from .sites import points_to_edit as points_to_edit
 from .window import Columns as Columns
 from .window import Window as Window
 from .window import first_token as first_token

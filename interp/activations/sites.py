@@ -42,15 +42,17 @@ class Site:
         name: its name in tables and files.
         find: returns its place in a block, or ``None`` if the block lacks it.
         per_head: the states are the concatenated states of the attention heads.
+        read_only: an edit there would change another quantity than the one that is read.
     """
 
     name: str
     find: Callable[[Block], Point | None]
     per_head: bool = False
+    read_only: bool = False
 
 
 RESIDUAL_IN = Site("residual_in", lambda block: Point(block.layer, before=True))
-RESIDUAL_MID = Site("residual_mid", lambda block: block.parts.residual_mid)
+RESIDUAL_MID = Site("residual_mid", lambda block: block.parts.residual_mid, read_only=True)
 """After attention, before the MLP. Read-only: where a norm reads the stream, an edit of the
 norm's input does not change the stream itself."""
 RESIDUAL_OUT = Site("residual_out", lambda block: Point(block.layer))
@@ -84,6 +86,23 @@ def points(lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]) -> l
     """
     chosen = blocks(lm, layers)
     return [[_found(site, block) for block in chosen] for site in sites]
+
+
+def points_to_edit(
+    lm: LanguageModel, layers: Sequence[int], sites: Sequence[Site]
+) -> list[list[Point]]:
+    """:func:`points`, for edits and patches.
+
+    Raises:
+        InputError: a site can only be read, or as for :func:`points`.
+    """
+    for site in sites:
+        if site.read_only:
+            raise InputError(
+                f"{site.name} can only be read: an edit there would reach what the MLP reads, not "
+                f"the residual stream; edit {ATTENTION_OUT.name} or {RESIDUAL_OUT.name}"
+            )
+    return points(lm, layers, sites)
 
 
 def _found(site: Site, block: Block) -> Point:

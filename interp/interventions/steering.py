@@ -47,7 +47,7 @@ from interp.activations import (
     first_token,
     is_massive,
     listed_layers,
-    points,
+    points_to_edit,
     selecting,
     stream_norms,
 )
@@ -112,7 +112,8 @@ def intervene(
         include_massive: edit tokens of massive activation too, if ``positions`` are not given.
 
     Raises:
-        InputError: a layer is unknown, or the numbers of edits and layers differ.
+        InputError: a layer is unknown, a site can only be read, or the numbers of edits and layers
+            differ.
     """
     chosen = listed_layers(lm, layers)
     by_layer = list(edit) if isinstance(edit, Sequence) else [edit] * len(chosen)
@@ -120,7 +121,7 @@ def intervene(
         raise InputError(
             f"{len(by_layer)} edits for {len(chosen)} layers; give one for each, or one for all"
         )
-    places = points(lm, chosen, sites)
+    places = points_to_edit(lm, chosen, sites)
     with ExitStack() as stack:
         allowed: list[Chooses | None] = [None] * len(chosen)
         if positions is not None:

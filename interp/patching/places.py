@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations import Site, chosen_layers, head_count, points
+from interp.activations import Site, chosen_layers, head_count, points_to_edit
 from interp.errors import InputError
 from interp.model import Hidden, LanguageModel, Point, Tokens, map_in_batches, reading
 from interp.patching.alignment import Alignment, Replacement, chosen_positions
@@ -69,7 +69,7 @@ def patch_places(
     """One place per site, layer, position and head, in this order.
 
     Raises:
-        InputError: a layer, site or position does not exist.
+        InputError: a layer, site or position does not exist, or a site can only be read.
     """
     if bypass := runs.target.checked.bypass:
         warnings.warn(
@@ -79,7 +79,7 @@ def patch_places(
         )
     chosen = chosen_layers(runs.target, layers)
     names = chosen_positions(runs, positions)
-    given, taken = (points(lm, chosen, sites) for lm in (runs.source, runs.target))
+    given, taken = (points_to_edit(lm, chosen, sites) for lm in (runs.source, runs.target))
     places = []
     for s, site in enumerate(sites):
         for i, layer in enumerate(chosen):
