@@ -149,8 +149,10 @@ def require_replaceable(context: Context, baseline: Baseline, arms: Sequence[Arm
             that it trains on has no compliance.
     """
     for arm in arms:
+        if arm.training is None:
+            continue
         finished = (context.run.arm(arm.name) / "DONE").is_file()
-        if finished and arm.training and not arm.control:
+        if finished and not arm.control:
             context.run.require_replaceable(arm.name, inputs_of(context, baseline, arm))
         elif arm.concept and for_forgetting(arm.settings.objective).on_pairs:
             mixture_of(context, baseline, arm)
