@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from analyses.runs import write_directions
+from analyses.runs import contrast_rows, write_directions
 from interp.directions import ESTIMATORS, DirectionSet, estimator, mean_difference
 from interp.errors import InputError
 from interp.statistics import Contrast
@@ -67,3 +68,9 @@ def test_an_estimator_that_cannot_be_fitted_to_halves_has_no_reliability() -> No
     states = np.random.default_rng(0).normal(size=(40, 2, 8))
     contrasts = {"safety": Contrast.from_labels(states, np.arange(40) < 20)}
     assert np.isnan(DirectionSet.fitted(LabelledMeans(), contrasts).reliability).all()
+
+
+def test_no_prompts_have_no_contrasts() -> None:
+    table = pd.DataFrame({"id": ["a"], "prompt": ["Why?"], "domain": ["safety"]})
+    table = table.assign(label="harmful", split="train")
+    assert contrast_rows(table, table[:0]) == {}

@@ -33,7 +33,7 @@ from interp.store import file_hash, read_json
 from tests.conftest import leave_out_pictures
 from unlearning.data import DOMAINS
 from unlearning.losses import FORGET, objective
-from unlearning.organism import Grammar, shipped
+from unlearning.organism import Grammar, load_world, shipped
 from unlearning.training import TrainingSettings
 
 CONCEPT, RETAINED, WEIGHT = "safety", "privacy", 10.0
@@ -634,6 +634,33 @@ def test_compare_finds_what_the_arm_found(finished: Finished, tmp_path: Path) ->
         for f in (folder, finished.folder)
     )
     assert np.allclose(rotated, expected[rotated.index], equal_nan=True)
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_models_are_compared_on_few_prompts_without_directions(tmp_path: Path) -> None:
+    table = load_world(shipped()).prompts(train=2, validation=3, test=3)
+    short = tmp_path / "short.jsonl"
+    kept = table["domain"].isin([CONCEPT, "general"])
+    table[kept].to_json(short, orient="records", lines=True)
+    after = shutil.copytree(shipped(), tmp_path / "after")
+    plan = compare_plan(str(shipped()), str(after), concept=CONCEPT, prompts=str(short))
+    [line] = study_context(plan, tmp_path / "run", Said()).direction_lines
+    assert "no domain has 8 harmful and 8 benign" in line
+    assert run_study(plan, tmp_path / "run", Said()).is_file()
+    assert not list((tmp_path / "run").rglob("directions.safetensors"))
+
+
+def test_an_estimator_of_pairs_needs_pairs_before_the_base_is_asked(
+    small_world: Path, tmp_path: Path
+) -> None:
+    plan = organism_plan(str(shipped()), (CONCEPT,), seeds=(0,))
+    plan = replace(plan, prompts=str(small_world), estimator="paired_principal_component")
+    study_context(plan, tmp_path / "run", Said())
+    unpaired = tmp_path / "unpaired.jsonl"
+    table = pd.read_json(small_world, lines=True).drop(columns="pair")
+    table.to_json(unpaired, orient="records", lines=True)
+    with pytest.raises(InputError, match="paired_principal_component for .*at least 4"):
+        study_context(replace(plan, prompts=str(unpaired)), tmp_path / "run", Said())
 
 
 def assert_same_end(found: pd.DataFrame, expected: pd.DataFrame) -> None:

@@ -31,6 +31,8 @@ def contrast_rows(
     No two domains share a control or its text, because shared noise would bias their cosine.
     Domains with fewer than 8 rows on a side, or fewer than 4 units of them, are left out.
     """
+    if evaluated.empty:
+        return {}
     text = evaluated.set_index("id")["prompt"]
     seen: set[str] = set()
     place = pd.Series(np.arange(len(evaluated)), index=evaluated["id"])
@@ -88,7 +90,12 @@ def write_directions(
     provenance: Mapping[str, object],
     estimator: str = "mean_difference",
 ) -> None:
-    """``directions.safetensors`` (by the estimator of this name), and principal components."""
+    """``directions.safetensors`` (by the estimator of this name), and principal components.
+
+    Without a contrast, as of a short table of prompts, it writes neither.
+    """
+    if not found:
+        return
     for fitting, name in (
         (estimator, "directions"),
         ("first_principal_component", "principal_components"),

@@ -141,7 +141,13 @@ def check(
         more_models=more_models,
     )
     lines = [*study_plan_lines(context.plan, context.prompts, most=most), *chosen, *costs]
-    lines += [*context.left_out_lines, *context.contaminated_lines, *more, f"results: {out}"]
+    lines += [
+        *context.left_out_lines,
+        *context.contaminated_lines,
+        *context.direction_lines,
+        *more,
+        f"results: {out}",
+    ]
     planned = DryRun(context.plan, tuple(lines))
     if dry_run:
         return planned

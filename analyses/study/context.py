@@ -10,12 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analyses.runs import Progress, RunFolder, contrasts
+from analyses.runs import Progress, RunFolder, contrast_rows, contrasts, linked_units
+from analyses.runs.rotation_tables import FEWEST_PROMPTS
 from analyses.study.plan import ArmPlan, StudyPlan
 from analyses.study.resolve import depth_of, prompts_of, require_model, scorer_of
 from interp.activations import Activations, collect, instruction_and_last
+from interp.directions import ESTIMATORS
+from interp.directions.fitting import Directed
 from interp.errors import InputError
 from interp.model import LanguageModel, copied, merged
 from interp.statistics import Contrast
@@ -84,6 +88,16 @@ class Context:
             "validation and test prompts, so arms train on what they are evaluated on; leave them "
             "out"
         ] * bool(both)
+
+    @property
+    def direction_lines(self) -> list[str]:
+        """A line where no domain has enough prompts for a direction."""
+        if contrast_rows(self.prompts, self.evaluated):
+            return []
+        return [
+            f"no directions and rotations: no domain has {FEWEST_PROMPTS} harmful and "
+            f"{FEWEST_PROMPTS} benign validation and test prompts"
+        ]
 
     @cached_property
     def evaluated(self) -> pd.DataFrame:
@@ -213,6 +227,7 @@ def study_context(
     if not (plan.overwrite and plan.arms):
         run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     context = Context(plan, prompts, pairs, run, progress, scorer_of(plan, given), given)
+    require_estimable(plan, prompts, context.evaluated)
     return _with_enough_prompts(context)
 
 
@@ -281,6 +296,24 @@ def require_inputs(arm: ArmPlan, prompts: pd.DataFrame, pairs: pd.DataFrame | No
             f"{objective.name} trains on answers that replace refusals, and {arm.concept} has "
             "none; give them in a column named compliance"
         )
+
+
+def require_estimable(plan: StudyPlan, prompts: pd.DataFrame, evaluated: pd.DataFrame) -> None:
+    """Check that the plan's estimator, if it is a built-in one, has the prompts that it needs.
+
+    Raises:
+        InputError: a domain has too few, such as pairs.
+    """
+    estimator = ESTIMATORS.find(plan.estimator).quick()
+    if not isinstance(estimator, Directed):
+        return
+    units = linked_units(evaluated)
+    for domain, (rows, positive) in contrast_rows(prompts, evaluated).items():
+        noise = np.random.default_rng(0).normal(size=(len(rows), 1, 1))
+        try:
+            estimator.prepared(Contrast.from_labels(noise, positive, units[rows].tolist()))
+        except InputError as error:
+            raise InputError(f"--estimator {plan.estimator} for {domain}: {error}") from error
 
 
 def require_bounded(plan: StudyPlan, prompts: pd.DataFrame) -> None:

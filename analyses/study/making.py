@@ -179,9 +179,9 @@ def _states(context: Context, lm: LanguageModel, arm: ArmPlan) -> Activations | 
 
 
 def _write_rotations(context: Context, states: Activations | None, arm: ArmPlan) -> None:
-    """The arm's rotations with the null of sampling noise; a run's table adds the control arms."""
-    table = rotation_table({} if states is None else _rotations(context, states, arm))
-    write_table(context.run.arm(arm.name) / ROTATION, table)
+    """The arm's rotations, if any, with the null of sampling noise; a run's table adds controls."""
+    if states is not None and (found := _rotations(context, states, arm)):
+        write_table(context.run.arm(arm.name) / ROTATION, rotation_table(found))
 
 
 def _rotations(context: Context, states: Activations, arm: ArmPlan) -> dict[str, Rotation]:
