@@ -65,7 +65,7 @@ SCHEMAS = {
     "tasks": 1,  # scores on tasks
     "causes": 2,  # explanations of lost refusals
     "predictions": 2,  # predictors of leakage, with their kernels
-    "gate": 2,  # what was read under the direction gate's edits
+    "gate": 3,  # what was read under the direction gate's edits, and the gate
     "identity": 1,  # names of contents that no result is looked up by
 }
 

@@ -34,6 +34,7 @@ from interp.selection import (
     measure_transfer,
     next_token_divergence,
 )
+from interp.selection.gate_prompts import sides_of
 from interp.selection.gate_statistics import (
     best_candidate,
     beyond,
@@ -183,6 +184,27 @@ def test_a_direction_through_the_origin_passes_in_both_forms(reader: LanguageMod
     for (effect, _), null in gate.nulls.items():
         assert len(null.draws) == 5 and null.beyond
         assert (null.draws > gate.bypass.value).all() or effect == "induce"
+
+
+def test_copies_of_a_prompt_narrow_no_interval(reader: LanguageModel) -> None:
+    lm, train = planted(reader), {group: prompts(0, group) for group in MARKS}
+    validation, once = prompts(1, "red"), prompts(2, "red")
+    four = Prompts([*once.positive] * 4, [*once.negative] * 4)
+    told = [f"{text} Now." for text in four.positive[:8]]
+    linked = Prompts([*once.positive, *told], once.negative, {told[0]: 0, once.positive[0]: 0})
+    gates = [
+        measure_gate(lm, train, validation, test, FIRST, draws=3, null_prompts=64)
+        for test in (once, four)
+    ]
+    for name in ("bypass", "induce", "kl"):
+        one, copied = (getattr(gate, name) for gate in gates)
+        assert (copied.low, copied.high) == pytest.approx((one.low, one.high), abs=1e-4)
+    sides = sides_of(lm, linked, FIRST, 8, 1, "test")
+    assert sides.positive_units[0] == sides.positive_units[8]
+    assert len(np.unique(sides.positive_units)) == 15
+    few = Prompts([once.positive[0]] * 4, once.negative)
+    with pytest.raises(InputError, match="1 of 4 test positive prompts"):
+        measure_gate(lm, train, validation, few, FIRST)
 
 
 def test_an_interrupted_gate_goes_on_where_it_was(reader: LanguageModel, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analyses.report import GATE_FILE
+from analyses.runs import linked_units
 from analyses.study.fitting import reading_for
 from analyses.study.work import GATE_PROMPTS, gate_trials, why_no_gate
 from interp.errors import InputError
 from interp.selection import DirectionGate, Prompts, measure_gate
-from interp.store import content_key, read_json, write_json
+from interp.store import SCHEMAS, content_key, read_json, write_json
 from unlearning.refusal import ResponsePrefixes, refusal_log_odds
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ def write_gate(context: Context, baseline: Baseline) -> None:
     is_same = stored.get("weights") == known["weights"]
     is_same &= stored.get("inputs", known["inputs"]) in baseline.inputs
     is_same &= stored.get("readout", known["readout"]) == known["readout"]
-    if is_same and stored.get("line"):
-        return
     found, why = None, _why_not(context, baseline)
+    # A gate of an older version stays where the study would not measure it.
+    if is_same and stored.get("line") and (why or stored.get("schema") == SCHEMAS["gate"]):
+        return
     if not why:
         assert baseline.prefixes is not None
         readout = partial(refusal_log_odds, prefixes=baseline.prefixes)
@@ -126,18 +128,16 @@ def gate_prompts(
 def prompts_by_domain(table: pd.DataFrame, split: str) -> dict[str, Prompts]:
     """The harmful and benign prompts of each domain in one split."""
     part = table[table["split"] == split]
+    units = dict(zip(part["prompt"], linked_units(part).tolist(), strict=True))
     return {
         str(domain): Prompts(
             rows.loc[rows["label"] == "harmful", "prompt"].tolist(),
             rows.loc[rows["label"] == "benign", "prompt"].tolist(),
+            {text: units[text] for text in rows["prompt"]},
         )
         for domain, rows in part.groupby("domain", sort=True)
     }
 
 
 def _together(table: pd.DataFrame, split: str) -> Prompts:
-    parts = prompts_by_domain(table, split).values()
-    return Prompts(
-        [text for part in parts for text in part.positive],
-        [text for part in parts for text in part.negative],
-    )
+    return Prompts.pooled(prompts_by_domain(table, split).values())

@@ -250,14 +250,17 @@ def _reported(
             p = null_p_value(value, values, lower=lower)
             effects[effect, name] = Effect(values, p, beyond(p, draws))
     zero = ZeroForm(
-        mean_of(run.read(test.positive, ablate(run.lm, vector))),
-        mean_of(run.kl(test.negative, ablate(run.lm, vector))),
+        mean_of(run.read(test.positive, ablate(run.lm, vector)), test.positive_units),
+        mean_of(run.kl(test.negative, ablate(run.lm, vector)), test.negative_units),
     )
     return DirectionGate(
-        bypass=mean_of(bypass),
-        induce=mean_of(induce),
-        kl=mean_of(kl),
-        base=(mean_of(test.positive_values), mean_of(test.negative_values)),
+        bypass=mean_of(bypass, test.positive_units),
+        induce=mean_of(induce, test.negative_units),
+        kl=mean_of(kl, test.negative_units),
+        base=(
+            mean_of(test.positive_values, test.positive_units),
+            mean_of(test.negative_values, test.negative_units),
+        ),
         chosen=chosen,
         nulls=effects,
         zero=zero,

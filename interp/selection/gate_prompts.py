@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from interp.activations import RESIDUAL_IN, collect, listed_layers
 from interp.errors import InputError
@@ -17,6 +17,7 @@ from interp.numbers import evenly_spread
 from interp.patching import read_all
 from interp.readout import Readout
 from interp.selection.trials import SHARE_OF_LAYERS, Prompts
+from interp.statistics import unit_numbers
 
 FEWEST = 8  # training prompts of each kind
 FEWEST_HELD_OUT = 4  # validation and test prompts of each kind
@@ -31,12 +32,17 @@ class TooFewPromptsError(InputError):
 
 @dataclass(frozen=True)
 class Sides:
-    """Rows that the model treats as their label says, with their readouts."""
+    """Rows that the model treats as their label says, with their readouts.
+
+    Rows with one unit number are copies or near-duplicates.
+    """
 
     positive: list[Tokens]
     negative: list[Tokens]
     positive_values: Float[np.ndarray, " positive"]
     negative_values: Float[np.ndarray, " negative"]
+    positive_units: Int[np.ndarray, " positive"]
+    negative_units: Int[np.ndarray, " negative"]
 
     def first(self, count: int) -> Sides:
         """At most ``count`` rows of each kind, evenly picked."""
@@ -46,6 +52,8 @@ class Sides:
             [self.negative[i] for i in two],
             self.positive_values[one],
             self.negative_values[two],
+            self.positive_units[one],
+            self.negative_units[two],
         )
 
 
@@ -92,10 +100,7 @@ def training_sides_of(
         [group for group, part in train.items() for _ in getattr(part, side)]
         for side in ("positive", "negative")
     ]
-    pooled = Prompts(
-        [text for part in train.values() for text in part.positive],
-        [text for part in train.values() for text in part.negative],
-    )
+    pooled = Prompts.pooled(train.values())
     kept: list[np.ndarray] = []
     sides = sides_of(lm, pooled, readout, batch_size, FEWEST, "training", kept)
     one, two = (tuple(np.array(n, object)[k].tolist()) for n, k in zip(names, kept, strict=True))
@@ -116,7 +121,7 @@ def sides_of(
     Raises:
         TooFewPromptsError: there are too few.
     """
-    rows, values = [], []
+    rows, values, units = [], [], []
     for texts, sign, what in (
         (prompts.positive, 1, "positive prompts has a readout above 0"),
         (prompts.negative, -1, "negative prompts has a readout below 0"),
@@ -124,17 +129,20 @@ def sides_of(
         encoded = [lm.chat.encode(text) for text in texts]
         read = read_all(lm, encoded, readout, batch_size) if encoded else np.empty(0)
         right = np.flatnonzero(sign * read > 0)
-        if len(right) < fewest:
+        groups = [prompts.groups.get(texts[i], encoded[i].ids) for i in right]
+        own = unit_numbers(groups, len(right))
+        if (separate := len(np.unique(own))) < fewest:
             raise TooFewPromptsError(
-                f"the direction gate cannot be tested: {len(right)} of {len(texts)} {name} {what}, "
-                f"and it needs {fewest}; the model shows too little of the behaviour, or give more "
-                "prompts"
+                f"the direction gate cannot be tested: {separate} of {len(texts)} {name} {what} "
+                f"(copies count once), and it needs {fewest}; the model shows too little of the "
+                "behaviour, or give more prompts"
             )
+        units.append(own)
         rows.append([encoded[i] for i in right])
         values.append(read[right])
         if kept is not None:
             kept.append(right)
-    return Sides(rows[0], rows[1], values[0], values[1])
+    return Sides(*rows, *values, *units)
 
 
 def fit_of(

@@ -14,6 +14,7 @@ from interp.interventions.affine import TokenMeans, set_to_means
 from interp.model import LanguageModel
 from interp.selection.gate_statistics import reasons_against
 from interp.statistics import Estimate
+from interp.store import SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,6 +155,7 @@ class DirectionGate:
         """What a file keeps: numbers and words, without vectors."""
         return {
             "passed": self.passed,
+            "schema": SCHEMAS["gate"],
             "line": self.line,
             "kind": self.chosen.kind,
             "layer": self.layer,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,29 @@ ROUNDING = 1e-6
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts that show a behaviour and prompts that do not."""
+    """Prompts that show a behaviour and prompts that do not.
+
+    Attributes:
+        positive, negative: their texts.
+        groups: group of a text; texts of one group (near-duplicates) count as one prompt. Texts
+            without a group are one prompt if their tokens are equal.
+    """
 
     positive: Sequence[str]
     negative: Sequence[str]
+    groups: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def pooled(cls, parts: Iterable[Prompts]) -> Prompts:
+        """The prompts of several parts; what has one group in two parts is one prompt."""
+        found = cls([], [], {})
+        for part in parts:
+            found = cls(
+                [*found.positive, *part.positive],
+                [*found.negative, *part.negative],
+                {**found.groups, **part.groups},
+            )
+        return found
 
 
 def score_candidates(
