@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,9 +13,11 @@ import spillover as sp
 from interp.activations import Activations
 from interp.directions import MeanDifference, held_out_projections
 from interp.errors import InputError
+from interp.model import LanguageModel
 from interp.similarity import cosine_map, rotation
 from interp.similarity.rotations import QUANTITIES
 from interp.statistics import Contrast, class_means, inner_products, permuted_weights
+from tests.patched_models import PROMPTS, changed, some_log_odds
 from tests.planted_directions import Planted, planted_change
 
 
@@ -112,6 +117,26 @@ def test_too_few_units_are_refused() -> None:
         Contrast(states[:12], states[12:], groups=[*np.repeat([0, 1, 2], 4), *range(3, 15)])
     with pytest.raises(InputError, match="5 groups for 24 prompts"):
         Contrast(states[:12], states[12:], groups=range(5))
+
+
+def test_copies_narrow_no_interval_of_a_patch(checkpoint_of: Callable[[str], Path]) -> None:
+    lm = LanguageModel.load(checkpoint_of("llama"))
+    after = changed(lm, lambda name: "mlp" in name)
+    texts = [*PROMPTS, "How do bees find home?", "Name a river."]
+    table = pd.DataFrame({"prompt": texts, "domain": "safety", "label": "harmful"})
+    table = table.assign(split="test")
+    four = pd.concat([table] * 4, ignore_index=True)
+    told = {"readout": some_log_odds(lm), "layers": [1]}
+    intervals = {"least_gap": 0.0, "resamples": 200}
+    for made in (sp.patch, sp.stitch):
+        wanted, *same = (
+            made(lm, after, prompts, **told).to_dataframe(**intervals)  # type: ignore[operator]
+            for prompts in (table, four, list(four["prompt"]))
+        )
+        ends = [name for name in wanted if name.endswith(("_low", "_high"))]
+        assert wanted[ends].notna().all(axis=None)
+        for one in same:
+            np.testing.assert_allclose(one[ends], wanted[ends], rtol=1e-3, atol=1e-4)
 
 
 def test_a_map_of_prompts_takes_pairs_and_copies_as_units() -> None:

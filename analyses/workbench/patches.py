@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from analyses.runs import linked_units
 from analyses.workbench.loading import require_loaded
 from analyses.workbench.tables import texts_of
 from analyses.workbench.training import UnlearnedModel
@@ -16,6 +18,7 @@ from interp.errors import InputError
 from interp.model import LanguageModel
 from interp.patching import Effects, Stitching, between_models
 from interp.readout import Readout
+from interp.statistics import unit_numbers
 
 
 def patch(
@@ -69,8 +72,8 @@ def patch(
         [2]
     """
     require_loaded(source, target)
-    texts = harmful_texts(prompts, domain or _unlearned(source, target), split)
-    return patching.patch(
+    texts, groups = harmful_texts(prompts, domain or _unlearned(source, target), split)
+    found = patching.patch(
         between_models(source, target, texts),
         readout,
         sites=sites,
@@ -80,6 +83,7 @@ def patch(
         batch_size=batch_size,
         seed=seed,
     )
+    return replace(found, groups=groups)
 
 
 def stitch(
@@ -117,29 +121,34 @@ def stitch(
         True
     """
     require_loaded(base, after)
-    texts = harmful_texts(prompts, domain or _unlearned(base, after), split)
-    return patching.stitch(base, after, texts, readout, layers=layers, batch_size=batch_size)
+    texts, groups = harmful_texts(prompts, domain or _unlearned(base, after), split)
+    found = patching.stitch(base, after, texts, readout, layers=layers, batch_size=batch_size)
+    return replace(found, groups=groups)
 
 
 def harmful_texts(
     prompts: pd.DataFrame | Sequence[str], domain: str | None, split: str | None
-) -> list[str]:
-    """The given texts, or the harmful prompts of a domain and split of a table.
+) -> tuple[list[str], list[int]]:
+    """The given texts, or the harmful prompts of a domain and split of a table; and their groups.
+
+    Copies share a group, and so do near-duplicates of a table.
 
     Raises:
         InputError: the table has none.
     """
     texts = texts_of(prompts)
+    groups = unit_numbers(texts, len(texts)).tolist()
     if isinstance(prompts, pd.DataFrame):
         wanted = {"label": "harmful", "domain": domain, "split": split}
         chosen = [prompts[column] == value for column, value in wanted.items() if value]
-        texts = texts_of(prompts[np.logical_and.reduce(chosen)])
+        rows = prompts[np.logical_and.reduce(chosen)]
+        texts, groups = texts_of(rows), linked_units(rows).tolist()
     if not texts:
         raise InputError(
             f"no harmful prompts in the domain {domain or 'of any name'} and the split "
             f"{split or 'of any name'}; give another domain= or split=, or a list of texts"
         )
-    return texts
+    return texts, groups
 
 
 def _unlearned(*models: LanguageModel) -> str | None:

@@ -66,6 +66,8 @@ class Effects:
         target, source: readouts of the unpatched target and source.
         controls: readouts of the target with a random change of equal size in each cell; NaN for
             cells without controls.
+        groups: group of each prompt, as the default for intervals; prompts of one group are drawn
+            together.
     """
 
     cells: tuple[Cell, ...]
@@ -73,6 +75,7 @@ class Effects:
     target: Float[np.ndarray, " prompt"]
     source: Float[np.ndarray, " prompt"]
     controls: Float[np.ndarray, "draw cell prompt"] | None = None
+    groups: Sequence[object] | None = None
 
     def __repr__(self) -> str:
         draws = 0 if self.controls is None else len(self.controls)
@@ -113,7 +116,8 @@ class Effects:
             level: coverage of the intervals and of the controls' band.
             resamples: number of resamples of the prompts.
             seed: seed of the resamples.
-            groups: group of each prompt; prompts of one group are drawn together.
+            groups: group of each prompt; prompts of one group are drawn together. Those of these
+                effects by default.
 
         Returns:
             Columns ``layer, component, position, head``; ``effect`` and ``fraction``, each with
@@ -125,6 +129,7 @@ class Effects:
         """
         import pandas as pd
 
+        groups = self.groups if groups is None else groups
         clusters = len(self.target) if groups is None else groups
         weights = resampling_weights(clusters, resamples, seed)
         freedom = unit_count(clusters) - 1

@@ -45,6 +45,8 @@ class Stitching:
         base, after: :math:`M_{00}` and :math:`M_{aa}`.
         base_below: :math:`M_{0a}`, the lower part from the base.
         after_below: :math:`M_{a0}`, the lower part from the after-model.
+        groups: group of each prompt, as the default for intervals; prompts of one group are drawn
+            together.
     """
 
     layers: tuple[int, ...]
@@ -52,6 +54,7 @@ class Stitching:
     after: Float[np.ndarray, " prompt"]
     base_below: Float[np.ndarray, "layer prompt"]
     after_below: Float[np.ndarray, "layer prompt"]
+    groups: Sequence[object] | None = None
 
     @property
     def representation(self) -> Float[np.ndarray, " layer"]:
@@ -76,7 +79,8 @@ class Stitching:
 
         Args:
             least_gap: if the mean change is not larger, in the readout's unit, shares are NaN.
-            level, resamples, seed, groups: settings of the bootstrap over prompts.
+            level, resamples, seed, groups: settings of the bootstrap over prompts; the groups are
+                those of this stitching by default.
 
         Returns:
             Columns ``layer``; ``representation`` and ``routing``, each with ``_low`` and ``_high``;
@@ -85,6 +89,7 @@ class Stitching:
         """
         import pandas as pd
 
+        groups = self.groups if groups is None else groups
         clusters = len(self.base) if groups is None else groups
         weights = resampling_weights(clusters, resamples, seed)
         defined = abs(float((self.base - self.after).mean())) > least_gap
