@@ -12,13 +12,15 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from interp.activations import RESIDUAL_IN, collect, massive_activations, stream_norms
+from interp.activations import HEADS, RESIDUAL_IN, collect, massive_activations, stream_norms
 from interp.activations.massive import FACTOR, is_massive
 from interp.activations.positions import every_token
 from interp.errors import InputError
 from interp.interventions import ablate, add, orthogonalise, set_component
 from interp.interventions.affine import token_means
+from interp.interventions.steering import INSERTED
 from interp.model import LanguageModel, Tokens, context_length
+from tests.more_families import MORE_FAMILIES, random_model
 from tests.patched_models import PROMPTS, last_logits, random_direction
 
 LAYER = 1  # after which the state is massive
@@ -189,6 +191,25 @@ def test_what_another_edit_made_long_is_not_massive(llama: LanguageModel) -> Non
     with set_component(llama, one, huge, layers=[1]), ablate(llama, one, layers=[1]):
         found = collect(llama, PROMPTS, layers=[1]).states
     assert np.abs(found).max() < huge
+
+
+@pytest.mark.parametrize("family", ["qwen3", "phi"])  # heads of another width, and of the same
+def test_what_is_added_to_heads_is_not_along_the_stream(family: str) -> None:
+    lm = random_model(*MORE_FAMILIES[family])
+    width = collect(lm, PROMPTS, sites=[HEADS])[HEADS][0, 0, 0].size
+    vector = random_direction(0, width)
+    before = last_logits(lm)
+    for made in (
+        add(lm, vector, layers=[1], sites=[HEADS]),
+        set_component(lm, vector, 1.0, layers=[1], sites=[HEADS]),
+    ):
+        with made:
+            assert not lm.found_out.get(INSERTED)
+            assert (last_logits(lm) - before).abs().max() > 1e-6
+    stream = random_direction(1, lm.d_model)
+    with add(lm, stream, layers=[0]), add(lm, vector, layers=[1], sites=[HEADS]):
+        assert len(lm.found_out[INSERTED]) == 1
+        last_logits(lm)
 
 
 def test_weights_cannot_spare_them_and_say_so(llama: LanguageModel) -> None:

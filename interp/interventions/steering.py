@@ -28,7 +28,7 @@ A direction applies to all layers, or has one row for each of ``layers``, in ord
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TypedDict, Unpack
 
@@ -130,7 +130,13 @@ def intervene(
         elif not include_massive:
             norms = stream_norms(lm)
             always = stack.enter_context(_first_tokens(lm, norms))
-            allowed = [stack.enter_context(_sparing(lm, i, norms, always)) for i in chosen]
+            stream = {
+                point
+                for site, of_site in zip(sites, places, strict=True)
+                if not site.per_head
+                for point in of_site
+            }
+            allowed = [stack.enter_context(_sparing(lm, i, norms, always, stream)) for i in chosen]
         for at_site in places:
             for point, at_layer, chooses in zip(at_site, by_layer, allowed, strict=True):
 
@@ -166,9 +172,16 @@ def _first_tokens(lm: LanguageModel, norms: StreamNorms) -> Iterator[Callable[[]
 
 @contextmanager
 def _sparing(
-    lm: LanguageModel, layer: int, norms: StreamNorms, always: Callable[[], Tensor] | None
+    lm: LanguageModel,
+    layer: int,
+    norms: StreamNorms,
+    always: Callable[[], Tensor] | None,
+    stream: Collection[Point],
 ) -> Iterator[Chooses]:
-    """Chooses the tokens to edit: neither ``always`` spared nor massive at the layer or place."""
+    """Chooses the tokens to edit: neither ``always`` spared nor massive at the layer or place.
+
+    Vectors that interventions add to the stream are left out of states at the points of ``stream``.
+    """
     start = Point(lm.layers[layer], before=True)
     entered: list[Bool[Tensor, "..."]] = []
 
@@ -182,7 +195,9 @@ def _sparing(
     def chooses(hidden: Hidden, point: Point) -> Bool[Tensor, "..."]:
         (spared,) = entered
         if point != start:
-            here = is_massive(hidden, norms.limit_in(layer), _inserted(lm))
+            on_stream = point in stream and hidden.shape[-1] == lm.d_model
+            inserted = _inserted(lm) if on_stream else None
+            here = is_massive(hidden, norms.limit_in(layer), inserted)
             spared = spared.to(here.device).reshape(here.shape) | here
         return ~spared
 
@@ -203,12 +218,16 @@ INSERTED = "vectors that interventions add"
 def _inserting(
     lm: LanguageModel, vectors: Array, edit: Edit | Sequence[Edit], **where: Unpack[Where]
 ) -> Iterator[None]:
-    """:func:`intervene` with an edit that may make states longer along ``vectors``."""
+    """:func:`intervene` with an edit that may make states longer along ``vectors``.
+
+    The states of heads have axes that are not those of the stream, even at equal width.
+    """
+    heads = any(site.per_head for site in where.get("sites", ()))
     rows = torch.as_tensor(vectors).detach().cpu().double()
     rows = rows.reshape(-1, rows.shape[-1])
     active: list[Tensor] = lm.found_out.setdefault(INSERTED, [])
     with ExitStack() as stack:
-        if rows.any():
+        if rows.any() and not heads and rows.shape[-1] == lm.d_model:
             active.append(rows)
             stack.callback(lambda: active.pop(next(i for i, x in enumerate(active) if x is rows)))
         stack.enter_context(intervene(lm, edit, **where))
