@@ -19,6 +19,7 @@ from interp.activations import stores as activation_stores
 from interp.activations.positions import every_token
 from interp.errors import InputError
 from interp.model import LanguageModel, writing
+from interp.store import read_json, write_json
 
 Checkpoints = Callable[[str], Path]
 
@@ -166,6 +167,26 @@ def test_another_model_s_activations_are_never_taken_for_these(
     with pytest.warns(UserWarning, match="of another model.*starting it again"):
         found = collect(lm, PROMPTS, folder=folder)
     assert found.states == pytest.approx(collect(lm, PROMPTS).states, abs=2e-5)
+
+
+def test_another_configuration_makes_another_model(
+    checkpoint_of: Checkpoints, tmp_path: Path
+) -> None:
+    """Also where the first prompt is too short to see it; older folders do not name it."""
+    lm, folder = LanguageModel.load(checkpoint_of("mistral")), tmp_path / "states"
+    prompts = ["Hi", "Tell me about bread." * 30]
+    collect(lm, prompts, folder=folder)
+    narrow = shutil.copytree(checkpoint_of("mistral"), tmp_path / "narrow")
+    config = read_json(narrow / "config.json")
+    assert config["sliding_window"] > 32
+    write_json(narrow / "config.json", {**config, "sliding_window": 32})
+    changed = LanguageModel.load(narrow)
+    with pytest.raises(InputError, match="differ in configuration"):
+        collect(changed, prompts, folder=folder)
+    about = read_json(folder / "about.json")
+    del about["configuration"]
+    write_json(folder / "about.json", about)
+    assert len(collect(lm, prompts, folder=folder).ids) == 2
 
 
 def test_a_small_change_of_rounded_weights_makes_another_model(

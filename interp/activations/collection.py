@@ -189,6 +189,7 @@ def collect(
         store: InMemory | OnDisk = InMemory(len(rows))
         if folder is not None:
             spans = [[(place.start, place.stop) for place in of_row] for of_row in places]
+            about["configuration"] = lm.configuration
             about["prompts"] = content_key("states", [row.ids for row in rows], spans)
             if not any(parameter.is_meta for parameter in lm.model.parameters()):  # offloaded
                 about["weights"] = lm.fingerprint()

@@ -160,7 +160,8 @@ def _difference(folder: Path, about: Mapping[str, Any], witness: Arrays, toleran
             states = dict(file)
     except (OSError, ValueError):
         return "holds no activations, or was interrupted during its creation"
-    found.setdefault("weights", about.get("weights"))  # unknown to older versions
+    for name in ("weights", "configuration"):  # unknown to older versions
+        found.setdefault(name, about.get(name))
     found.setdefault("edited", False)
     other = sorted(name for name in about if found.get(name) != about[name])
     if other == ["weights"]:
