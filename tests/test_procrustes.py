@@ -147,3 +147,12 @@ def test_errors_are_one_line() -> None:
         procrustes_map({"a": x[:8], "b": x[:8]})
     with pytest.raises(InputError, match="layer names"):
         procrustes_map({"a": x, "b": x}, layers=[1])
+
+
+def test_copies_that_are_named_as_groups_are_counted_once() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (np.repeat(base(rng)[:16], 4, axis=0) for _ in range(2))
+    found = procrustes_map({"a": a, "b": b}, groups=list(np.repeat(np.arange(16), 4)), draws=2)
+    assert found.n == (16, 16)
+    with pytest.raises(InputError, match="2 separate prompts; .* 16 or more"):
+        procrustes_map({"a": a[:16], "b": b[:16]}, groups=[0, 1] * 8, draws=2)

@@ -94,7 +94,8 @@ def procrustes_map(
         level: of bands and intervals.
 
     Raises:
-        InputError: fewer than two representations, different shapes, or too few prompts.
+        InputError: fewer than two representations, different shapes, or too few prompts (those of
+            one group count once).
     """
     labels, k = tuple(representations), len(representations)
     found, layers = states_by_name(representations, layers)
@@ -105,12 +106,15 @@ def procrustes_map(
             "prompts, layers and width"
         )
     n, depth, _ = states[0].shape
-    if n < FEWEST_PROMPTS:
-        raise InputError(f"{n} prompts; a held-out rotation needs {FEWEST_PROMPTS} or more")
+    units = unit_numbers(groups, n)
+    separate = int(units.max(initial=-1)) + 1
+    if separate < FEWEST_PROMPTS:
+        raise InputError(
+            f"{separate} separate prompts; a held-out rotation needs {FEWEST_PROMPTS} or more"
+        )
     names = layer_names(layers, depth)
     rng = np.random.default_rng(seed)
-    units = unit_numbers(groups, n)
-    held_out_in = rng.permutation(np.arange(units.max() + 1) % folds)[units]
+    held_out_in = rng.permutation(np.arange(separate) % folds)[units]
     shuffles = np.stack([np.arange(n), *(shuffled_units(units, rng) for _ in range(draws - 1))])
 
     pairs = list(ordered_pairs(range(k), 2))
@@ -123,7 +127,7 @@ def procrustes_map(
             statistics[:, layer, index] = _share(unrotated - rotated, unrotated)
             error[layer, index] = _jackknife_error(x, y, held_out_in, units)
 
-    blocks = min(int(units.max()) + 1, MOST_LEFT_OUT)
+    blocks = min(separate, MOST_LEFT_OUT)
     value, reach = statistics[0], Confidence(level, blocks).two_sided * error
     cells = from_pairs(
         pairs,
@@ -141,7 +145,7 @@ def procrustes_map(
         **cells,
         defined=np.broadcast_to(~np.eye(k, dtype=bool), (depth, k, k)).copy(),
         reliability=np.full((depth, k), np.nan),
-        n=(n,) * k,
+        n=(separate,) * k,
         isotropic=missing,
         covariance_matched=missing,
         ceiling=missing,
