@@ -13,6 +13,7 @@ import pytest
 from interp.activations import Activations
 from interp.directions import (
     ESTIMATORS,
+    ContrastSubspace,
     DirectionSet,
     FittedDirections,
     Leace,
@@ -33,6 +34,12 @@ OFF = ~np.eye(3, dtype=bool)
 QUICK = {"splits": 2, "resamples": 0}
 BUILT_IN = tuple(ESTIMATORS)
 WITHOUT_NULL = ("first_principal_component", "paired_principal_component")
+
+
+def test_a_subspace_is_not_taken_for_a_direction() -> None:
+    found = contrast(np.random.default_rng(0))
+    with pytest.raises(InputError, match=r"ContrastSubspace finds .*sp\.MeanDifference\(\)"):
+        FittedDirections.of(ContrastSubspace(), {"a": found})
 
 
 class LabelledMeans:

@@ -97,10 +97,20 @@ class DirectionSet:
             contrasts: by label, of the same layers.
             layers: names of the layers; 0, 1, … by default.
             provenance: see the class.
+
+        Raises:
+            InputError: no contrasts, or an estimator that finds no single direction.
         """
         found = []
         for contrast in contrasts.values():
             fit = estimator.fit(contrast.states, contrast.classes == 0, contrast.units.tolist())
+            if not hasattr(fit, "direction_"):
+                name = type(estimator).__name__
+                raise InputError(
+                    f"{name} finds no direction_; fit it to states alone, as in "
+                    f"{name}().fit(states, labels), or give an estimator of directions, such as "
+                    "sp.MeanDifference()"
+                )
             reliability = getattr(fit, "reliability_", None)
             if reliability is None:
                 reliability = refitted_reliability(estimator, contrast)
