@@ -129,7 +129,7 @@ def sides_of(
         encoded = [lm.chat.encode(text) for text in texts]
         read = read_all(lm, encoded, readout, batch_size) if encoded else np.empty(0)
         right = np.flatnonzero(sign * read > 0)
-        groups = [prompts.groups.get(texts[i], encoded[i].ids) for i in right]
+        groups = [prompts.groups.get(texts[i], encoded[i].ids) for i in right.tolist()]
         own = unit_numbers(groups, len(right))
         if (separate := len(np.unique(own))) < fewest:
             raise TooFewPromptsError(
@@ -142,7 +142,7 @@ def sides_of(
         values.append(read[right])
         if kept is not None:
             kept.append(right)
-    return Sides(*rows, *values, *units)
+    return Sides(rows[0], rows[1], values[0], values[1], units[0], units[1])
 
 
 def fit_of(
