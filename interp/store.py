@@ -59,7 +59,7 @@ SCHEMAS = {
     "base": 1,  # an arm's folder of the base model: prefixes, scores, coherence
     "states": 1,  # stored activations
     "references": 1,  # reference log-probs of training
-    "training": 2,  # an arm's folder: training, scores along it, answers, directions
+    "training": 1,  # an arm's folder: training, scores along it, answers, directions
     "readout": 1,  # refusal prefixes and what is read with them
     "rescaling": 1,  # scores along the scaled weight change
     "tasks": 1,  # scores on tasks

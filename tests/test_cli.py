@@ -480,6 +480,13 @@ def test_pairs_need_a_column_of_compliances(spillover: Spillover, tmp_path: Path
     prompts = write_jsonl(tmp_path / "others.jsonl", others)
     code, _, error = spillover(*command, "--prompts", prompts, "--objective", "dpo")
     assert code == 2 and f"{CONCEPT} has none" in error
+    # A domain that cannot be trained on needs none.
+    more = [{**row, "compliance": "Yes."} for row in rows() if row["domain"] != "bias"]
+    few = [{**row, "compliance": None} for row in rows(("bias",)) if row["prompt"].endswith(" 0")]
+    prompts = write_jsonl(tmp_path / "few.jsonl", more + few)
+    command = ["matrix", shipped(), "--out", "run", "--dry-run", "--no-timing"]
+    code, _, said = spillover(*command, "--prompts", prompts, "--objective", "dpo")
+    assert code == 0 and "left out: bias" in said
 
 
 @pytest.mark.usefixtures("no_model")

@@ -218,7 +218,7 @@ def test_samples_are_many_and_what_repeats_is_kept_once(tmp_path: Path) -> None:
 @pytest.fixture
 def every_third(monkeypatch: pytest.MonkeyPatch) -> None:
     """A random model refuses nothing: two answers of three are called refusals."""
-    monkeypatch.setattr(engine, "scorer_of", lambda _: EveryThird())
+    monkeypatch.setattr(engine, "scorer_of", lambda *_, **__: EveryThird())
     # Random models babble.
     monkeypatch.setattr("unlearning.scoring.evaluation.is_gibberish", lambda text: not text)
     monkeypatch.setattr("unlearning.scoring.evaluation.spoken", lambda text: text or "-")

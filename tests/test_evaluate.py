@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from analyses.cli import main
-from analyses.evaluate import TaskPlan, losses, refused_by
+from analyses.evaluate import TaskPlan, refused_by, utility
 from analyses.evaluate.engine import find_out
 from analyses.evaluate.findings import BASE, MODEL, Findings, class_by
 from analyses.evaluate.measures import measured
@@ -296,7 +296,7 @@ def test_tasks_are_asked_once(
     first = found(plan, tmp_path / "out").tasks
     assert first is not None and len(first) == 6
 
-    monkeypatch.setattr(losses, "run_tasks", lambda *_, **__: pytest.fail("asked again"))
+    monkeypatch.setattr(utility, "run_tasks", lambda *_, **__: pytest.fail("asked again"))
     again = found(plan, tmp_path / "out").tasks
     pd.testing.assert_frame_equal(again, first)
     with pytest.raises(pytest.fail.Exception, match="asked again"):
@@ -545,6 +545,7 @@ def test_the_revision_is_the_model_s_and_not_its_base_s(
     plan = asked_organism(few_prompts, base=str(shipped()), model_options={"revision": "step-100"})
     found(plan, tmp_path)
     assert revisions == ["step-100", None]
+    assert not plan.base_options, "also where the base reads the answers"
 
 
 @pytest.mark.parametrize("kept", [("label", "harmful"), ("label", "benign"), ("domain", "general")])

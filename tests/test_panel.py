@@ -285,3 +285,17 @@ def test_a_base_model_that_reads_is_loaded_as_the_study_loads_it(
     assert isinstance(found, Panel) and found.reader is not None
     assert found.reader.lm.chat.template == DATED
     assert reader.READ_ON in str(found.reader.lm.chat.fingerprint["before"]), "the same every day"
+
+
+def test_a_file_that_is_read_with_options_is_another_reader(
+    monkeypatch: pytest.MonkeyPatch, tiny: Reader, tmp_path: Path
+) -> None:
+    """A file alone says what is read, and is not loaded for it."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"weights")
+    monkeypatch.setattr("unlearning.scoring.reader.check_source", lambda _: None)
+    alone = Reader(str(file)).fingerprint
+    given = Reader(str(file), loaded=tiny.lm).fingerprint
+    assert alone == Reader(str(file), "cpu").fingerprint != given
+    with pytest.raises(Exception, match="gguf|GGUF|model"):  # it has to be loaded
+        _ = Reader(str(file), options={"system": "Be brief."}).fingerprint

@@ -19,7 +19,14 @@ from analyses.reproduce.entanglement import _band, entanglement, layer_of
 from analyses.reproduce.figures import entanglement_figure
 from analyses.reproduce.measured import derived_from, rates_of
 from analyses.reproduce.plan import PaperArm, Planned, ProtocolOptions, planned
-from analyses.reproduce.protocol import MODELS, PAPER_GRID, UTILITY_POINTS, Setting, recognised
+from analyses.reproduce.protocol import (
+    MODELS,
+    PAPER_GRID,
+    UTILITY_DROP,
+    UTILITY_POINTS,
+    Setting,
+    recognised,
+)
 from analyses.reproduce.published import MISTRAL, QWEN
 from analyses.runs import Arm
 from analyses.study import ArmPlan
@@ -188,6 +195,9 @@ def test_what_cannot_be_made_is_left_out_with_its_reason(world: pd.DataFrame) ->
     assert {arm.objective for arm in bare.arms} == {"npo"}
     assert {one.objective for one in bare.left_out} == {"fine_tuning"}
     assert all("compliance" in one.why for one in bare.left_out)
+
+    harmful = plan_for(mistral, world[world["label"] == "harmful"])
+    assert bare.study.bounds == (None, UTILITY_DROP) and harmful.study.bounds == (None, None)
 
     alone = planned(
         ProtocolOptions(mistral), world, {"safety": 40, "cybersecurity": 20, "bias": 31}

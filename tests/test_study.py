@@ -427,6 +427,18 @@ def test_arms_of_version_0_1_with_the_same_inputs_are_done(
     assert made(again) == before
 
 
+def test_arms_whose_windows_were_longer_are_other_arms(finished: Finished, again: Path) -> None:
+    """A model organism's rows are not grouped by length: its finished arms stay done."""
+    context = study_context(finished.plan, again, Said())
+    baseline = establish(context)
+    [plain] = [arm for arm in finished.plan.arms if arm.name == PLAIN]
+    grouped = replace(plain, training=replace(plain.settings, length_window=8))
+    now = [inputs_of(context, baseline, arm) for arm in (plain, grouped)]
+    added = [{*one.parts} - {*now[0].parts} for one in now]
+    assert added == [set(), {"windows of similar length"}]
+    assert now[0].old_key and not now[1].old_key
+
+
 def test_stop_tokens_are_part_of_the_key(finished: Finished, again: Path) -> None:
     """Results of versions whose keys lack them stay done."""
     context = study_context(finished.plan, again, Said())

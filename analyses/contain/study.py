@@ -35,6 +35,7 @@ from analyses.study import (
     arms_in_workers,
     attempt_arm,
     deflections_of,
+    describe_study,
     establish,
     load_made,
     make_planned,
@@ -91,6 +92,8 @@ def run_containment(
         context = with_enough_deflections(context, baseline)
         if context.plan.unlearns:
             design = _possible(context, baseline, design)
+            told = describe_study(context.changed(plan=with_arms_of(context.plan, design)))
+            write_json(context.run.folder / "config.json", told)
             advice = _contained(context, baseline, design, together, shallow_recovery, seed)
     with context.progress.stage("tables, figures, report"):
         write_report(context.run.folder, processes=workers.processes)

@@ -39,7 +39,7 @@ def with_readers(
 
     tokens = reading.prompt + reading.answer * reading.usual
     for reader in dict.fromkeys(readers):
-        subject = CostedModel(reader.source, {"device": reader.device} if reader.device else {})
+        subject = CostedModel(reader.source, reader.loading)
         found = subject.footprint()
         if found is None or estimate.memory is None:
             return replace(estimate, memory=None, seconds=None)

@@ -108,6 +108,12 @@ class EvaluationPlan:
         return self.scorers or self.defaults.scorers
 
     @property
+    def base_options(self) -> Mapping[str, Any]:
+        """Those of the base model, which is another repository; with a server, they are its own."""
+        names = self.model_options if self.server else self.model_options.keys() - {"revision"}
+        return {name: self.model_options[name] for name in names}
+
+    @property
     def loaded(self) -> tuple[str, ...]:
         """The models that are loaded here, the evaluated one first."""
         return tuple(
@@ -185,7 +191,7 @@ def checked_evaluation(plan: EvaluationPlan) -> Inputs:
     panel = {name: find_scorer(name, device) for name in plan.panel}
     if base := plan.base:
         panel = {
-            name: one.or_read_by(lambda: base_reader(base, plan.model_options))
+            name: one.or_read_by(lambda: base_reader(base, plan.base_options))
             if isinstance(one, Panel)
             else one
             for name, one in panel.items()

@@ -164,9 +164,7 @@ def _loaded(role: str, source: str, plan: EvaluationPlan, progress: Progress) ->
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # one bar per file would hide our own
-    options = dict(plan.model_options)
-    if role == BASE and not plan.server:
-        options.pop("revision", None)  # the model's; its base is another repository
+    options = dict(plan.base_options if role == BASE else plan.model_options)
     if len(plan.loaded) > 1:
         options["device"] = "cpu"
     with progress.stage(f"loading {plan.name_of(source)}"), warnings.catch_warnings():

@@ -200,7 +200,7 @@ def planned(
         tuple(dict.fromkeys(one.concept for one in arms)),
         prompts=asked.prompts,
         benign_along=True,
-        bounds=(None, UTILITY_DROP),
+        bounds=(None, UTILITY_DROP if _has_benign(prompts) else None),
         gate=False,
         **{**options, **asked.study},
     )
@@ -275,6 +275,11 @@ def _obstacle(prompts: pd.DataFrame, counts: Mapping[str, int], concept: str) ->
             f"refused; {FEWEST_DEFLECTIONS} are needed"
         )
     return None
+
+
+def _has_benign(prompts: pd.DataFrame) -> bool:
+    """Whether utility can be measured along training."""
+    return bool(((prompts["label"] == "benign") & (prompts["split"] == "validation")).any())
 
 
 def _has_compliances(prompts: pd.DataFrame, concept: str) -> bool:

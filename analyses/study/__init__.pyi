@@ -4,6 +4,7 @@ from .asked import study_plan as study_plan
 from .asked import trained as trained
 from .baseline import Baseline as Baseline
 from .baseline import answer_log as answer_log
+from .baseline import describe_study as describe_study
 from .baseline import establish as establish
 from .baseline import scored_base as scored_base
 from .command import compare as compare

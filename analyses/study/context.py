@@ -220,15 +220,16 @@ def study_context(
     if depth is not None:
         require_layers(plan, depth)
     pairs = read_deflections(plan.deflections, plan.concepts) if plan.deflections else None
-    for arm in plan.arms:
-        require_inputs(arm, prompts, pairs)
     require_bounded(plan, prompts)
     run = RunFolder(out, overwrite=plan.overwrite)
     if not (plan.overwrite and plan.arms):
         run.refuse_other_arms({"base", *(arm.name for arm in plan.arms)})
     context = Context(plan, prompts, pairs, run, progress, scorer_of(plan, given), given)
     require_estimable(plan, prompts, context.evaluated)
-    return _with_enough_prompts(context)
+    context = _with_enough_prompts(context)
+    for arm in context.plan.arms:
+        require_inputs(arm, prompts, pairs)
+    return context
 
 
 def _with_enough_prompts(context: Context) -> Context:

@@ -126,7 +126,11 @@ def make_arms(context: Context, baseline: Baseline, together: MakeTogether) -> N
     arms = context.plan.arms
     plain = [arm for arm in arms if not arm.control and not arm.retain]
     make(plain)
-    contained_arms(context, [arm for arm in arms if arm.training and arm not in plain], make)
+    rest = [arm for arm in arms if arm.training and arm not in plain]
+    if plain and not any((context.run.arm(arm.name) / "DONE").is_file() for arm in plain):
+        context.progress.say("no control arm: there is no plain arm that it would be as long as")
+        rest = [arm for arm in rest if not arm.control]
+    contained_arms(context, rest, make)
 
 
 def attempt_arm(context: Context, baseline: Baseline, arm: ArmPlan) -> None:

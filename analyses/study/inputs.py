@@ -100,8 +100,11 @@ def arm_inputs(
     parameters = _parameters(context, arm)
     if parameters:
         parts["weights outside of linear modules"] = parameters
+    if is_grouped := bool(trained.get("length_window")):
+        # Once they were longer, and the copies of an example filled a batch.
+        parts["windows of similar length"] = "one pass at most"
     old = None
-    if base.old_key and after is None and not (parameters or _uncovered(code, plan)):
+    if base.old_key and after is None and not (parameters or is_grouped or _uncovered(code, plan)):
         old = _old_key(context, base.old_key, arm, settings)
     fitted = {name: held[name] for name in FITTING if name in held}
     return Inputs(ARM_STAGES, parts, old, added, fitted)

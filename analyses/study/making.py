@@ -112,6 +112,7 @@ def _as_long_as_plain(context: Context, arm: ArmPlan) -> ArmPlan:
         for plain in context.plan.arms
         if not plain.control and not plain.retain
         and (path := context.run.arm(plain.name) / "scores.parquet").is_file()
+        and path.with_name("DONE").is_file()
     ]  # fmt: skip
     return replace(arm, training=replace(arm.training, max_steps=max(steps, default=1)))
 

@@ -6,6 +6,7 @@ one arm at most: it is tried again, and the study makes what is still missing by
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import parent_process
@@ -104,6 +105,7 @@ def make_planned(plan: StudyPlan, out: Path, name: str, threads: int) -> str:
     from analyses.study.making import make_arm
 
     torch.set_num_threads(threads)
+    gc.collect()  # what an arm that could not be trained has left
     if not (_at_hand and _at_hand[0][:2] == (plan, out)):
         _at_hand[:] = [(plan, out, *_established(plan, out))]
     [(_, _, context, baseline)] = _at_hand

@@ -111,6 +111,8 @@ class Reader:
         if not source:
             raise InputError("no model named; expected probe:MODEL")
         self.source, self.device, self.options = source, device, options or {}
+        # A file alone says what is read.
+        self._is_file = loaded is None and not options and Path(source).is_file()
         if loaded is None:
             check_source(source)
         else:
@@ -125,8 +127,12 @@ class Reader:
     def lm(self) -> LanguageModel:
         # A template that reads the clock would make another reader of it every day.
         arguments = {CLOCK: READ_ON, **(self.options.get("template_arguments") or {})}
-        options = {**self.options, "device": self.device, "template_arguments": arguments}
-        return LanguageModel.load(self.source, **options)
+        return LanguageModel.load(self.source, **{**self.loading, "template_arguments": arguments})
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The arguments of ``LanguageModel.load``."""
+        return {**self.options, **({"device": self.device} if self.device else {})}
 
     @property
     def layer(self) -> int:
@@ -136,11 +142,10 @@ class Reader:
     @cached_property
     def fingerprint(self) -> str:
         """Changes with the weights, the chat format and what is read; a file is not loaded."""
-        is_file = Path(self.source).is_file()
         told: list[object] = [READER_DEPTH, FIRST, LAST, LONGEST_REQUEST, VERSION]
         told += (
             [file_hash(Path(self.source))]
-            if is_file
+            if self._is_file
             else [self.lm.fingerprint(), self.lm.chat.fingerprint, self.lm.chat.tokenization]
         )
         return hashlib.sha256(repr(told).encode("utf-8")).hexdigest()[:16]
