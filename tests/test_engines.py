@@ -40,6 +40,7 @@ def cluster() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patched.setenv("RAY_worker_niceness", "0")  # other tests use the same processors
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
         yield ray
         ray.shutdown()
