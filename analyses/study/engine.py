@@ -128,7 +128,9 @@ def make_arms(context: Context, baseline: Baseline, together: MakeTogether) -> N
     make(plain)
     rest = [arm for arm in arms if arm.training and arm not in plain]
     if plain and not any((context.run.arm(arm.name) / "DONE").is_file() for arm in plain):
-        context.progress.say("no control arm: there is no plain arm that it would be as long as")
+        context.progress.say(
+            "left out: control arms, which are as long as a plain arm: none was trained"
+        )
         rest = [arm for arm in rest if not arm.control]
     contained_arms(context, rest, make)
 
