@@ -74,10 +74,10 @@ def run_checked_study(
     ):
         baseline = establish(context)
         say_low_base(context, baseline)
-        write_gate(context, baseline)
         context = with_enough_deflections(context, baseline)
         context = with_answered_benign(context, baseline)
         require_replaceable(context, baseline, context.plan.arms)
+        write_gate(context, baseline)
         make_arms(context, baseline, together)
     with context.progress.stage("tables, figures, report"):
         report = run_report.write_report(
